@@ -1,0 +1,83 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let swiftSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
+let serviceLifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
+let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
+let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
+let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+
+func target(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+let package = Package(
+    name: "tramontane",
+    products: [
+        .library(name: "TramontaneClient", targets: ["TramontaneClient"]),
+        .executable(name: "tramontane", targets: ["tramontane"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-protobuf.git", from: "1.39.0"),
+        .package(url: "https://github.com/apple/swift-log.git", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-collections.git", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-crypto.git", from: "4.5.0"),
+        .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.0", traits: []),
+        .package(url: "https://github.com/jpsim/Yams.git", from: "6.2.0"),
+    ],
+    targets: [
+        .target(name: "CKernels"),
+        .systemLibrary(name: "CNUMA", providers: [.apt(["libnuma-dev"])]),
+        .systemLibrary(name: "COpenBLAS", providers: [.apt(["libopenblas-dev"])]),
+        target("Wire", [nioCore, protobuf]),
+        target("ModelStore", [crypto, logging]),
+        target("Tokenizer", []),
+        target("Engine", ["CKernels", "CNUMA", "COpenBLAS", "ModelStore", logging]),
+        target("Placement", ["Wire", "ModelStore"]),
+        target("Transport", ["Wire", nioCore, nioPosix, logging]),
+        target("Worker", ["Engine", "Transport", logging, serviceLifecycle, deque]),
+        target("Coordinator", ["Placement", "Transport", "Tokenizer", logging, serviceLifecycle, deque]),
+        target("Gateway", ["Coordinator", hummingbird, logging, serviceLifecycle]),
+        target("TramontaneClient", ["Wire", "Transport"]),
+        target("TestSupport", ["ModelStore"]),
+        .executableTarget(
+            name: "tramontane",
+            dependencies: [
+                "Worker", "Gateway", "TramontaneClient", argumentParser, yams, logging, serviceLifecycle,
+            ],
+            swiftSettings: swiftSettings
+        ),
+        tests("KernelsTests", ["CKernels", "ModelStore"]),
+        tests("WireTests", ["Wire", nioCore]),
+        tests("ModelStoreTests", ["ModelStore", "TestSupport"]),
+        tests("TokenizerTests", ["Tokenizer", "TestSupport"]),
+        tests("EngineTests", ["Engine", "TestSupport"]),
+        tests("PlacementTests", ["Placement"]),
+        tests("TransportTests", ["Transport", nioCore, nioPosix, nioEmbedded]),
+        tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
+        tests("CoordinatorTests", ["Coordinator", nioCore, nioPosix, nioEmbedded]),
+        tests("GatewayTests", ["Gateway", "TestSupport", nioCore, nioPosix]),
+        tests("ClusterTests", ["tramontane", "TramontaneClient", "TestSupport"]),
+    ]
+)

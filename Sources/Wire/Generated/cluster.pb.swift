@@ -256,6 +256,10 @@ package nonisolated struct ProtoStep: Sendable {
   /// Filled on the way by the homes, for sequences that asked for scores: routes of the last row, layer by layer.
   package var scoreRoutes: [ProtoScoreRoutes] = []
 
+  /// Filled on the way by the homes: sequences that failed in this step. A hidden frame has no rows of theirs, later homes
+  /// compute nothing for them, and the last home copies the failures into StepResult.
+  package var failures: [ProtoSequenceFailure] = []
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum Class: SwiftProtobuf.Enum, Swift.CaseIterable {
@@ -888,7 +892,7 @@ nonisolated extension ProtoPeerLost: SwiftProtobuf.Message, SwiftProtobuf._Messa
 
 nonisolated extension ProtoStep: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Step"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}step_id\0\u{1}lane\0\u{1}class\0\u{3}table_sequence\0\u{3}whole_tables\0\u{1}released\0\u{1}rows\0\u{3}score_routes\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}step_id\0\u{1}lane\0\u{1}class\0\u{3}table_sequence\0\u{3}whole_tables\0\u{1}released\0\u{1}rows\0\u{3}score_routes\0\u{1}failures\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -904,6 +908,7 @@ nonisolated extension ProtoStep: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
       case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.released) }()
       case 7: try { try decoder.decodeRepeatedMessageField(value: &self.rows) }()
       case 8: try { try decoder.decodeRepeatedMessageField(value: &self.scoreRoutes) }()
+      case 9: try { try decoder.decodeRepeatedMessageField(value: &self.failures) }()
       default: break
       }
     }
@@ -934,6 +939,9 @@ nonisolated extension ProtoStep: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
     if !self.scoreRoutes.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.scoreRoutes, fieldNumber: 8)
     }
+    if !self.failures.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.failures, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -946,6 +954,7 @@ nonisolated extension ProtoStep: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
     if lhs.released != rhs.released {return false}
     if lhs.rows != rhs.rows {return false}
     if lhs.scoreRoutes != rhs.scoreRoutes {return false}
+    if lhs.failures != rhs.failures {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

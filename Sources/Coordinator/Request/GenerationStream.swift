@@ -1,0 +1,60 @@
+/// What a running request tells its reader, in this order: `accepted` once, any number of `delta`, `finished` once.
+/// A failure is thrown out of the stream instead of `finished`.
+package enum GenerationEvent: Sendable, Equatable {
+    case accepted(Acceptance)
+    /// Some more of the answer. The text is whole characters; it may be empty while a character or a stop string is
+    /// incomplete. The tokens are all that were generated, `</s>` included.
+    case delta(text: String, tokens: [Int32])
+    case finished(FinishReason, Usage)
+}
+
+package struct Acceptance: Sendable, Equatable {
+    /// Unique within the coordinator's life.
+    package let requestID: String
+    package let model: String
+    package let seed: UInt64
+    package let promptTokens: Int
+}
+
+package enum FinishReason: String, Sendable, Equatable {
+    /// The model ended its answer, or a stop string appeared.
+    case stop
+    /// `maxTokens` or the end of the context was reached.
+    case length
+    /// The client cancelled.
+    case cancelled
+}
+
+package struct Usage: Sendable, Equatable {
+    package let promptTokens: Int
+    /// Generated tokens, `</s>` included.
+    package let completionTokens: Int
+
+    package init(promptTokens: Int, completionTokens: Int) {
+        self.promptTokens = promptTokens
+        self.completionTokens = completionTokens
+    }
+}
+
+/// The events of one request, for one reader. Letting go of the stream, or cancelling the task that reads it, cancels
+/// the work. A reader that falls behind by more than `CoordinatorConfiguration.readerTokenLimit` tokens is cut off: the
+/// stream throws `slow_reader` after what was buffered.
+package struct GenerationStream: AsyncSequence, Sendable {
+    package typealias Element = GenerationEvent
+    package typealias Failure = any Error
+
+    let events: AsyncThrowingStream<GenerationEvent, any Error>
+
+    package struct AsyncIterator: AsyncIteratorProtocol {
+        var iterator: AsyncThrowingStream<GenerationEvent, any Error>.Iterator
+
+        /// - Throws: `RequestError`.
+        package mutating func next() async throws -> GenerationEvent? {
+            try await iterator.next()
+        }
+    }
+
+    package func makeAsyncIterator() -> AsyncIterator {
+        AsyncIterator(iterator: events.makeAsyncIterator())
+    }
+}

@@ -1,0 +1,128 @@
+/// The form of a topology file:
+///
+///     stages:
+///       - layers: 0-2
+///         workers:
+///           - name: a
+///             experts: 0-3
+///           - name: b
+///             experts: [4, 5, 6, 7]
+///
+/// Layers and experts are a number, a list of numbers, or text of numbers and inclusive ranges with commas ("0-3,6").
+extension Topology: Codable {
+    package init(from decoder: any Decoder) throws {
+        let container = try Keys.container(of: decoder, what: "topology", known: ["stages"])
+        stages = try container.decode([Stage].self, forKey: Keys("stages"))
+    }
+
+    package func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Keys.self)
+        try container.encode(stages, forKey: Keys("stages"))
+    }
+}
+
+extension Topology.Stage: Codable {
+    package init(from decoder: any Decoder) throws {
+        let container = try Keys.container(of: decoder, what: "stage", known: ["layers", "workers"])
+        let key = Keys("layers")
+        let values = try container.decode(Numbers.self, forKey: key).values
+        guard let first = values.first, let last = values.last, values.count == last - first + 1 else {
+            throw DecodingError.dataCorruptedError(
+                forKey: key, in: container, debugDescription: "layers: give one range, for example 0-2")
+        }
+        self.init(layers: first..<last + 1, members: try container.decode([Topology.Member].self, forKey: Keys("workers")))
+    }
+
+    package func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Keys.self)
+        try container.encode("\(layers.lowerBound)-\(layers.upperBound - 1)", forKey: Keys("layers"))
+        try container.encode(members, forKey: Keys("workers"))
+    }
+}
+
+extension Topology.Member: Codable {
+    package init(from decoder: any Decoder) throws {
+        let container = try Keys.container(of: decoder, what: "worker", known: ["name", "experts"])
+        self.init(
+            name: try container.decode(String.self, forKey: Keys("name")),
+            experts: try container.decode(Numbers.self, forKey: Keys("experts")).values)
+    }
+
+    package func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Keys.self)
+        try container.encode(name, forKey: Keys("name"))
+        try container.encode(experts, forKey: Keys("experts"))
+    }
+}
+
+/// Keys by their text, so that an unknown one is an error with a suggestion and not silently skipped.
+private struct Keys: CodingKey {
+    let stringValue: String
+    var intValue: Int? { nil }
+
+    init(_ text: String) { stringValue = text }
+    init?(stringValue: String) { self.stringValue = stringValue }
+    init?(intValue: Int) { nil }
+
+    static func container(
+        of decoder: any Decoder, what: String, known: [String]
+    ) throws -> KeyedDecodingContainer<Keys> {
+        let container = try decoder.container(keyedBy: Keys.self)
+        for key in container.allKeys.sorted(by: { $0.stringValue < $1.stringValue })
+        where !known.contains(key.stringValue) {
+            let near = known.first { $0.first == key.stringValue.first }
+            let hint = near.map { "did you mean \"\($0)\"?" } ?? "known are \(known.joined(separator: ", "))"
+            throw DecodingError.dataCorruptedError(
+                forKey: key, in: container,
+                debugDescription: "\(what): unknown key \"\(key.stringValue.prefix(64))\"; \(hint)")
+        }
+        return container
+    }
+}
+
+/// Small numbers, ascending, each once.
+private struct Numbers: Decodable {
+    /// Far more than any model has layers or experts; keeps "0-9999999999" from sizing an array.
+    static let limit = 65_536
+
+    let values: [Int]
+
+    init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        let found: [Int]
+        if let number = try? container.decode(Int.self) {
+            found = [number]
+        } else if let numbers = try? container.decode([Int].self) {
+            found = numbers
+        } else {
+            found = try Self.parse(try container.decode(String.self), container)
+        }
+        guard found.count <= Self.limit, found.allSatisfy({ (0..<Self.limit).contains($0) }) else {
+            throw DecodingError.dataCorruptedError(
+                in: container, debugDescription: "numbers from 0 to \(Self.limit - 1) are allowed")
+        }
+        let sorted = found.sorted()
+        guard zip(sorted, sorted.dropFirst()).allSatisfy({ $0 < $1 }) else {
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "a number appears twice")
+        }
+        values = sorted
+    }
+
+    private static func parse(_ text: String, _ container: any SingleValueDecodingContainer) throws -> [Int] {
+        var values: [Int] = []
+        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+            let ends = part.split(separator: "-", omittingEmptySubsequences: false).map { piece in
+                Int(piece.filter { $0 != " " })
+            }
+            guard let first = ends.first ?? nil, let last = ends.last ?? nil, ends.count <= 2, first <= last,
+                last < limit, values.count <= limit
+            else {
+                throw DecodingError.dataCorruptedError(
+                    in: container,
+                    debugDescription: "\"\(text.prefix(64))\": numbers and ranges like 0-3,6 were expected")
+            }
+            values += first...last
+        }
+        return values
+    }
+}

@@ -1,0 +1,8 @@
+/// What is wrong with a topology, in one line that names the stage or worker, the value found and what would be right.
+package struct TopologyError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// Stable, for programs: "expert_unheld", "worker_duplicate", "layers_uncovered", "memory_insufficient", …
+    package let code: String
+    package let message: String
+
+    package var description: String { message }
+}

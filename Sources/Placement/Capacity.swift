@@ -16,7 +16,9 @@ package struct Capacity: Sendable {
         expertBytes = manifest.layers.map { $0.experts.map(Self.bytes) }
         let shape = manifest.shape
         // Keys and values, 32 tokens, float16.
-        pageBytesPerLayer = UInt64(clamping: shape.keyValueHeads) * UInt64(clamping: shape.headDimension) * 2 * 32 * 2
+        pageBytesPerLayer = [shape.headDimension, 2, 32, 2].reduce(UInt64(clamping: shape.keyValueHeads)) {
+            $0.timesSaturating(UInt64(clamping: $1))
+        }
     }
 
     private static func bytes(_ blob: BlobReference) -> UInt64 { UInt64(clamping: blob.bytes) }
@@ -25,14 +27,15 @@ package struct Capacity: Sendable {
     package func required(
         of member: Topology.Member, stage: Topology.Stage, first: Bool, last: Bool, pages: Int
     ) -> (weights: UInt64, pages: UInt64) {
-        var weights = (first ? embeddingBytes : 0) + (last ? headBytes : 0)
+        var weights = (first ? embeddingBytes : 0).plusSaturating(last ? headBytes : 0)
         for layer in stage.layers where denseBytes.indices.contains(layer) {
-            weights += denseBytes[layer]
+            weights = weights.plusSaturating(denseBytes[layer])
             for expert in member.experts where expertBytes[layer].indices.contains(expert) {
-                weights += expertBytes[layer][expert]
+                weights = weights.plusSaturating(expertBytes[layer][expert])
             }
         }
-        return (weights, UInt64(clamping: stage.layers.count) * pageBytesPerLayer * UInt64(clamping: pages))
+        let pageBytes = UInt64(clamping: stage.layers.count).timesSaturating(pageBytesPerLayer)
+        return (weights, pageBytes.timesSaturating(UInt64(clamping: pages)))
     }
 
     /// Checks every worker's registered memory; 0 means that the worker set no limit.
@@ -45,8 +48,7 @@ package struct Capacity: Sendable {
                 guard let available = memoryBytes[member.name], available > 0 else { continue }
                 let need = required(
                     of: member, stage: stage, first: index == 0, last: index == topology.stages.count - 1, pages: pages)
-                let (total, overflow) = need.weights.addingReportingOverflow(need.pages)
-                guard overflow || total > available else { continue }
+                guard need.weights.plusSaturating(need.pages) > available else { continue }
                 throw TopologyError(
                     code: "memory_insufficient",
                     message: "worker \"\(member.name)\" (stage \(index)): needs \(need.weights) bytes of weights and "
@@ -54,5 +56,18 @@ package struct Capacity: Sendable {
                         + "use fewer pages")
             }
         }
+    }
+}
+
+/// The sizes come out of a manifest, a file from outside: their sums must not trap.
+extension UInt64 {
+    fileprivate func plusSaturating(_ other: UInt64) -> UInt64 {
+        let (sum, overflow) = addingReportingOverflow(other)
+        return overflow ? .max : sum
+    }
+
+    fileprivate func timesSaturating(_ other: UInt64) -> UInt64 {
+        let (product, overflow) = multipliedReportingOverflow(by: other)
+        return overflow ? .max : product
     }
 }

@@ -1,0 +1,132 @@
+package import NIOCore
+
+/// The 32 bytes, little-endian, in front of every payload.
+///
+/// | offset | type | field |
+/// |---|---|---|
+/// | 0 | 4 bytes | magic `TRMN` |
+/// | 4 | u8 | major version |
+/// | 5 | u8 | minor version of the sender |
+/// | 6 | u16 | kind |
+/// | 8 | u32 | payload length in bytes |
+/// | 12 | u32 | CRC-32C of bytes 0..<12, 16..<32 and the payload |
+/// | 16 | u64 | correlation id |
+/// | 24 | u64 | epoch |
+package struct FrameHeader: Sendable, Equatable {
+    package static let bytes = 32
+    /// "TRMN" as a little-endian number.
+    package static let magic: UInt32 = 0x4E4D_5254
+    package static let majorVersion: UInt8 = 1
+    package static let minorVersion: UInt8 = 0
+
+    package var minorVersion: UInt8 = Self.minorVersion
+    /// Raw, since a newer peer may send kinds that have no name here.
+    package var kind: UInt16
+    package var length: UInt32
+    package var checksum: UInt32
+    package var correlation: UInt64
+    package var epoch: UInt64
+
+    package init(kind: UInt16, length: UInt32, checksum: UInt32 = 0, correlation: UInt64, epoch: UInt64) {
+        self.kind = kind
+        self.length = length
+        self.checksum = checksum
+        self.correlation = correlation
+        self.epoch = epoch
+    }
+
+    /// Reads a header without moving the reader index; nil while fewer than 32 bytes are there.
+    ///
+    /// - Throws: `frame_magic` or `version_unsupported`.
+    package init?(peeking buffer: ByteBuffer) throws(Failure) {
+        let start = buffer.readerIndex
+        guard let magic = buffer.getInteger(at: start, endianness: .little, as: UInt32.self) else { return nil }
+        guard magic == Self.magic else {
+            throw Failure(
+                code: "frame_magic",
+                message:
+                    "frame starts with bytes \(buffer.hexadecimal(at: start, length: 4)), expected 54 52 4d 4e (TRMN)"
+            )
+        }
+        guard buffer.readableBytes >= Self.bytes,
+            let (major, minor, kind, length, checksum, correlation, epoch) = buffer.peekHeaderFields()
+        else { return nil }
+        guard major == Self.majorVersion else {
+            throw Failure(
+                code: "version_unsupported",
+                message: "frame has major version \(major), this side speaks \(Self.majorVersion)"
+            )
+        }
+        self.init(kind: kind, length: length, checksum: checksum, correlation: correlation, epoch: epoch)
+        minorVersion = minor
+    }
+
+    /// Appends the header's 32 bytes.
+    package func write(into buffer: inout ByteBuffer) {
+        buffer.writeMultipleIntegers(
+            Self.magic, Self.majorVersion, minorVersion, kind, length, checksum, correlation, epoch,
+            endianness: .little
+        )
+    }
+
+    /// The checksum that belongs into the header in front of `payload`.
+    package func computedChecksum(payload: ByteBuffer) -> UInt32 {
+        var head = ByteBuffer()
+        head.reserveCapacity(Self.bytes)
+        write(into: &head)
+        return Self.checksum(encodedHeader: head, payload: payload)
+    }
+
+    /// The checksum over an encoded header (its own four bytes left out) and `payload`.
+    package static func checksum(encodedHeader: ByteBuffer, payload: ByteBuffer) -> UInt32 {
+        var checksum = CRC32C()
+        encodedHeader.withUnsafeReadableBytes { bytes in
+            checksum.update(UnsafeRawBufferPointer(rebasing: bytes.prefix(12)))
+            checksum.update(UnsafeRawBufferPointer(rebasing: bytes.prefix(Self.bytes).dropFirst(16)))
+        }
+        payload.withUnsafeReadableBytes { checksum.update($0) }
+        return checksum.value
+    }
+}
+
+extension Frame {
+    /// Appends header and payload.
+    package func write(into buffer: inout ByteBuffer) {
+        writeHeader(into: &buffer)
+        buffer.writeImmutableBuffer(payload)
+    }
+
+    /// Appends the header alone; the payload has to follow unchanged.
+    package func writeHeader(into buffer: inout ByteBuffer) {
+        var header = FrameHeader(
+            kind: kind.rawValue,
+            // Senders check the payload against the peer's limit, which is far below 2^32.
+            length: UInt32(truncatingIfNeeded: payload.readableBytes),
+            correlation: correlation,
+            epoch: epoch
+        )
+        header.checksum = header.computedChecksum(payload: payload)
+        header.write(into: &buffer)
+    }
+}
+
+extension ByteBuffer {
+    fileprivate func peekHeaderFields() -> (UInt8, UInt8, UInt16, UInt32, UInt32, UInt64, UInt64)? {
+        var copy = self
+        copy.moveReaderIndex(forwardBy: 4)
+        return copy.readMultipleIntegers(
+            endianness: .little,
+            as: (UInt8, UInt8, UInt16, UInt32, UInt32, UInt64, UInt64).self
+        )
+    }
+
+    /// Bytes as text such as "54 52 4d 4e", for error messages.
+    func hexadecimal(at index: Int, length: Int) -> String {
+        (getBytes(at: index, length: length) ?? [])
+            .map { byte in
+                let digits = String(byte, radix: 16)
+                return digits.count == 1 ? "0" + digits : digits
+            }
+            .joined(separator: " ")
+    }
+}

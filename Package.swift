@@ -16,6 +16,8 @@ let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto"
 let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioHTTPTypes: Target.Dependency = .product(name: "NIOHTTPTypes", package: "swift-nio-extras")
+let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
 let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
 let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
@@ -44,6 +46,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.0", traits: []),
+        .package(url: "https://github.com/apple/swift-nio-extras.git", from: "1.34.0"),
+        .package(url: "https://github.com/apple/swift-http-types.git", from: "1.5.0"),
         .package(url: "https://github.com/jpsim/Yams.git", from: "6.2.0"),
     ],
     targets: [
@@ -58,7 +62,7 @@ let package = Package(
         target("Transport", ["Wire", nioCore, nioPosix, logging]),
         target("Worker", ["Engine", "Transport", logging, serviceLifecycle, deque]),
         target("Coordinator", ["Placement", "Transport", "Tokenizer", logging, serviceLifecycle, deque]),
-        target("Gateway", ["Coordinator", hummingbird, logging, serviceLifecycle]),
+        target("Gateway", ["Coordinator", hummingbird, httpTypes, nioCore, nioPosix, nioHTTPTypes, logging, serviceLifecycle]),
         target("TramontaneClient", ["Wire", "Transport"]),
         target("TestSupport", ["ModelStore"]),
         .executableTarget(

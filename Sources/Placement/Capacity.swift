@@ -53,7 +53,8 @@ package struct Capacity: Sendable {
                     code: "memory_insufficient",
                     message: "worker \"\(member.name)\" (stage \(index)): needs \(need.weights) bytes of weights and "
                         + "\(need.pages) of KV pages, but offers \(available); give it fewer experts, more memory, or "
-                        + "use fewer pages")
+                        + "use fewer pages",
+                    worker: member.name)
             }
         }
     }

@@ -1,0 +1,100 @@
+// Offsets inside panels and prepared rows; see CKernels.h for the pictures.
+#ifndef TK_LAYOUT_H
+#define TK_LAYOUT_H
+
+#include "CKernels.h"
+
+#include <string.h>
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+#define TK_INLINE static inline __attribute__((always_inline, unused))
+
+enum {
+    TK_Q8_0_GROUPS = 512,    // bytes of a block's quants in a panel
+    TK_Q4_0_GROUPS = 256,
+    TK_K_HEADER = 256,       // q4_K, q5_K: d, dmin, scales of 16 rows
+    TK_K_DMIN = 32,
+    TK_K_SCALES = 64,
+    TK_Q4_K_BYTES = 2304,
+    TK_Q5_K_HIGH = 256,      // offset of qh
+    TK_Q5_K_LOW = 768,       // offset of qs
+    TK_Q5_K_BYTES = 2816,
+    TK_Q6_K_LOW = 256,       // offset of ql, behind the scales
+    TK_Q6_K_HIGH = 2304,     // offset of qh
+    TK_Q6_K_BYTES = 3328,
+};
+
+// Bytes of a section of 16 f16 scales for each of `blocks` blocks.
+TK_INLINE size_t tk_scale_section(size_t blocks) { return (blocks * 32 + 63) / 64 * 64; }
+
+// A prepared row: int8 x columns, padded to 64; then f32 scale for each block; then sums of the int8 values:
+// a8_32: one int32 for each block; a8_256: for each block 16 int16 sums of 16, then 8 int16 sums of 32.
+TK_INLINE size_t tk_prepared_scales(size_t columns) { return (columns + 63) / 64 * 64; }
+TK_INLINE size_t tk_prepared_sums(size_t columns, size_t blocks) { return tk_prepared_scales(columns) + blocks * 4; }
+enum { TK_SUMS_A8_32 = 4, TK_SUMS_A8_256 = 48 };
+
+TK_INLINE uint16_t tk_load_u16(const void *p) {
+    uint16_t x;
+    memcpy(&x, p, 2);
+    return x;
+}
+TK_INLINE int32_t tk_load_i32(const void *p) {
+    int32_t x;
+    memcpy(&x, p, 4);
+    return x;
+}
+TK_INLINE float tk_load_f32(const void *p) {
+    float x;
+    memcpy(&x, p, 4);
+    return x;
+}
+TK_INLINE uint32_t tk_bits(float x) {
+    uint32_t b;
+    memcpy(&b, &x, 4);
+    return b;
+}
+TK_INLINE float tk_from_bits(uint32_t b) {
+    float x;
+    memcpy(&x, &b, 4);
+    return x;
+}
+
+// f16 to f32 without hardware. Signalling NaNs become quiet, as vcvtph2ps and fcvtl do.
+TK_INLINE float tk_half_to_float(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16;
+    const uint32_t exponent = (h >> 10) & 31;
+    uint32_t mantissa = h & 0x3ff;
+    if (exponent == 31) {
+        return tk_from_bits(sign | 0x7f800000 | mantissa << 13 | (mantissa ? 0x400000 : 0));
+    }
+    if (exponent == 0) {
+        // A denormal is an integer times 2^-24; both are exact in f32.
+        const float value = (float)mantissa * 0x1p-24f;
+        return tk_from_bits(tk_bits(value) | sign);
+    }
+    return tk_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+// f32 to f16, round to nearest even.
+TK_INLINE uint16_t tk_float_to_half(float x) {
+    const uint32_t bits = tk_bits(x);
+    const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    const uint32_t magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) {
+        return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
+    }
+    if (magnitude >= 0x477ff000) {  // 65520 and more round to infinity
+        return sign | 0x7c00;
+    }
+    if (magnitude < 0x38800000) {
+        // Below 2^-14: adding 0.5 lets the f32 addition round to a multiple of 2^-24.
+        return (uint16_t)(sign | (tk_bits(tk_from_bits(magnitude) + 0.5f) - 0x3f000000));
+    }
+    const uint32_t odd = magnitude >> 13 & 1;
+    return (uint16_t)(sign | ((magnitude + 0xfff + odd - 0x38000000) >> 13));
+}
+
+#endif

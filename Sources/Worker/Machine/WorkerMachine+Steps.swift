@@ -1,0 +1,275 @@
+package import Wire
+
+// A step's life at its home.
+extension WorkerMachine {
+    /// The coordinator sends a step to the lane's first home.
+    package mutating func stepReceived(_ message: ProtoStep) -> [Action] {
+        guard let role = topology.role(inLane: Int(message.lane)), role.previous == nil else {
+            return [refusal(message, "lane_foreign", "lane \(message.lane) does not begin at \(topology.own.name)")]
+        }
+        return accept(message, role: role, notFinite: [])
+    }
+
+    /// A step comes with the hidden state of its rows from the lane's home before this one.
+    ///
+    /// - Parameter notFinite: rows of the frame that hold a NaN or an infinity.
+    package mutating func hiddenReceived(_ message: ProtoStep, notFinite: Set<Int>, from home: HomeID) -> [Action] {
+        guard let role = topology.role(inLane: Int(message.lane)), let peer = homes[home]?.peer, role.previous == peer
+        else {
+            let failure = Failure(
+                code: "lane_foreign", message: "lane \(message.lane) does not come to \(topology.own.name) from this peer")
+            return [.closeHome(home, failure)]
+        }
+        return accept(message, role: role, notFinite: notFinite)
+    }
+
+    private mutating func accept(
+        _ message: ProtoStep, role: Topology.LaneRole, notFinite: Set<Int>
+    ) -> [Action] {
+        let lane = Int(message.lane)
+        let key = StepKey(lane: lane, step: message.stepID)
+        let workClass: WorkClass
+        switch message.class {
+        case .decode: workClass = .decode
+        case .prefill: workClass = .prefill
+        case .UNRECOGNIZED(let raw):
+            return [refusal(message, "step_class", "class \(raw), expected 0 or 1")]
+        }
+        guard message.rowCount <= bounds.rowsInStep else {
+            return [refusal(message, "step_too_large", "\(message.rowCount) rows, the most are \(bounds.rowsInStep)")]
+        }
+        var state = lanes[lane] ?? LaneState()
+        guard state.order.count < bounds.stepsInLane else {
+            return [refusal(message, "too_many_steps", "\(state.order.count) steps of lane \(lane) are in progress")]
+        }
+        switch state.tables.apply(message, bounds: bounds) {
+        case .repeated:
+            return []
+        case .gap(let known, let found):
+            return [refusal(message, "page_table_gap", "table sequence \(found) after \(known)")]
+        case .applied(let entries, let failures):
+            let sequences = Set(entries.filter { $0.count > 0 }.map(\.sequence))
+            let elders = state.order.filter { elder in
+                steps[elder]?.entries.contains { $0.count > 0 && sequences.contains($0.sequence) } ?? false
+            }
+            state.order.append(key)
+            lanes[lane] = state
+            var step = StepState(
+                key: key, workClass: workClass, role: role, message: message, entries: entries,
+                rowCount: entries.reduce(0) { $0 + $1.count }, chunk: max(layerRows, 1), elders: elders,
+                layer: topology.layers.lowerBound, phase: .layer(nextRow: 0), since: itemsStarted, ticket: ticket())
+            step.message.failures += failures
+            if step.rowCount == 0 { step.phase = .done }
+            let isDone = step.phase == .done
+            steps[key] = step
+            for entry in entries where notFinite.contains(where: { entry.frameRows.contains($0) }) {
+                failSequence(entry.sequence, lane: lane, .notFinite("hidden state"))
+            }
+            let begin = Action.beginStep(key, entries: entries, message: message, chunk: step.chunk)
+            return [begin] + (isDone ? stepDone(key) : [])
+        }
+    }
+
+    /// A `LayerWork` has been computed; `routes` are its rows'.
+    package mutating func layerFinished(_ work: LayerWork, routes: [RowRoute]) -> [Action] {
+        guard var step = steps[work.step], step.layer == work.layer,
+            step.phase == .layer(nextRow: work.rows.lowerBound)
+        else { return [] }
+        if work.rows.lowerBound == 0 { step.routes.removeAll(keepingCapacity: true) }
+        step.routes += routes
+        guard work.rows.upperBound == step.rowCount else {
+            step.phase = .layer(nextRow: work.rows.upperBound)
+            step.since = itemsStarted
+            step.ticket = ticket()
+            steps[work.step] = step
+            return []
+        }
+        step.phase = .experts(missing: step.rowCount * bounds.expertsUsed)
+        step.noteScoreRoutes()
+        let rows = step.routes
+        step.routes = []
+        steps[work.step] = step
+        return dispatch(work.step, routes: rows)
+    }
+
+    /// The step could not be computed; its rows have to be computed anew.
+    package mutating func stepBroke(_ key: StepKey, _ failure: Failure) -> [Action] { failStep(key, failure) }
+
+    /// An `OutputWork` has been computed.
+    package mutating func outputFinished(_ work: OutputWork, result: OutputResult) -> [Action] {
+        guard var step = steps[work.step], step.phase == .output(nextRow: work.rows.lowerBound) else { return [] }
+        step.result.tokens += result.tokens
+        for part in result.scores {
+            if let index = step.result.scores.firstIndex(where: { $0.sequence == part.sequence }) {
+                step.result.scores[index].top += part.top
+                step.result.scores[index].nll += part.nll
+                step.result.scores[index].lastLogits += part.lastLogits
+            } else {
+                step.result.scores.append(part)
+            }
+        }
+        let isDone = work.rows.upperBound == step.rowCount
+        step.phase = isDone ? .done : .output(nextRow: work.rows.upperBound)
+        step.since = itemsStarted
+        step.ticket = ticket()
+        steps[work.step] = step
+        for failure in result.failures {
+            failSequence(failure.sequence, lane: work.step.lane, failure.failure)
+        }
+        return isDone ? stepDone(work.step) : []
+    }
+
+    /// `count` outputs of the step's layer are in their place; those of `notFinite` end their sequences.
+    mutating func outputsArrived(_ key: StepKey, count: Int, notFinite: some Sequence<Int>) {
+        guard var step = steps[key], case .experts(let missing) = step.phase else { return }
+        let left = missing - count
+        if left > 0 {
+            step.phase = .experts(missing: left)
+        } else {
+            step.layer += 1
+            step.phase = step.layer == topology.layers.upperBound ? .output(nextRow: 0) : .layer(nextRow: 0)
+            step.since = itemsStarted
+            step.ticket = ticket()
+        }
+        steps[key] = step
+        for output in notFinite {
+            guard let sequence = step.sequence(ofRow: output / bounds.expertsUsed) else { continue }
+            failSequence(sequence, lane: key.lane, .notFinite("an expert's output"))
+        }
+    }
+
+    /// Ends one sequence: its rows go along to the end of the stage, but no further, and later rows are not computed.
+    mutating func failSequence(_ sequence: UInt64, lane: Int, _ failure: ProtoFailure) {
+        lanes[lane]?.tables.fail(sequence, failure)
+        for key in lanes[lane]?.order ?? [] {
+            guard let step = steps[key], step.entries.contains(where: { $0.sequence == sequence }),
+                !step.message.failures.contains(where: { $0.sequence == sequence })
+            else { continue }
+            steps[key]?.message.failures.append(.init(sequence: sequence, failure: failure))
+        }
+    }
+
+    /// Ends a step with a failure, and with it the steps that need the keys and values that it would have written.
+    mutating func failStep(_ key: StepKey, _ failure: Failure) -> [Action] {
+        guard let step = steps.removeValue(forKey: key) else { return [] }
+        lanes[key.lane]?.order.removeAll { $0 == key }
+        for entry in step.entries where entry.count > 0 {
+            lanes[key.lane]?.tables.fail(entry.sequence, .init(failure))
+        }
+        forgetWork(of: key)
+        var actions = [refusal(step.message, failure), .endStep(key)]
+        for heir in lanes[key.lane]?.order ?? [] where steps[heir]?.elders.contains(key) ?? false {
+            actions += failStep(heir, failure)
+        }
+        return actions + drain(lane: key.lane)
+    }
+
+    /// Whether the step's rows may enter its layer: earlier rows of the same sequences must have passed it.
+    func isReady(_ step: StepState) -> Bool {
+        step.elders.allSatisfy { elder in
+            guard let elder = steps[elder] else { return true }
+            if case .layer = elder.phase { return elder.layer > step.layer }
+            return elder.layer >= step.layer
+        }
+    }
+
+    private mutating func stepDone(_ key: StepKey) -> [Action] {
+        guard let step = steps[key] else { return [] }
+        guard step.role.next == nil else { return drain(lane: key.lane) }
+        steps[key] = nil
+        lanes[key.lane]?.order.removeAll { $0 == key }
+        let failed = Set(step.message.failures.map(\.sequence))
+        var result = ProtoStepResult()
+        result.stepID = key.step
+        result.lane = step.message.lane
+        result.failures = step.message.failures
+        result.tokens = step.result.tokens.filter { !failed.contains($0.sequence) }
+        result.scores = step.result.scores.filter { !failed.contains($0.sequence) }
+        for index in result.scores.indices {
+            let sequence = result.scores[index].sequence
+            result.scores[index].routesLast =
+                step.message.scoreRoutes.first { $0.sequence == sequence }?.routes ?? []
+        }
+        return [.sendStepResult(result), .endStep(key)]
+    }
+
+    /// Sends on what is done, in the lane's order.
+    private mutating func drain(lane: Int) -> [Action] {
+        var actions: [Action] = []
+        while let key = lanes[lane]?.order.first, let step = steps[key], step.phase == .done,
+            let next = step.role.next
+        {
+            guard links[next] != nil else {
+                return actions + failStep(key, Failure(code: "peer_lost", message: "worker '\(next.name)' is not reached"))
+            }
+            steps[key] = nil
+            lanes[lane]?.order.removeFirst()
+            var message = step.message
+            let failed = Set(message.failures.map(\.sequence))
+            message.rows.removeAll { failed.contains($0.sequence) }
+            var rows: [Int] = []
+            var row = 0
+            for entry in step.entries {
+                if !failed.contains(entry.sequence) { rows += row..<(row + entry.count) }
+                row += entry.count
+            }
+            actions += [.sendHidden(key, to: next, message: message, rows: rows), .endStep(key)]
+        }
+        return actions
+    }
+
+    private func refusal(_ message: ProtoStep, _ code: String, _ text: String) -> Action {
+        refusal(message, Failure(code: code, message: text))
+    }
+
+    private func refusal(_ message: ProtoStep, _ failure: Failure) -> Action {
+        var failed = ProtoStepFailed()
+        failed.stepID = message.stepID
+        failed.lane = message.lane
+        failed.failure = .init(failure)
+        return .sendStepFailed(failed)
+    }
+}
+
+extension WorkerMachine.StepState {
+    /// Whose row it is.
+    func sequence(ofRow row: Int) -> UInt64? {
+        var end = 0
+        for entry in entries {
+            end += entry.count
+            if row < end { return entry.sequence }
+        }
+        return nil
+    }
+
+    /// Appends the routes of the last row of each sequence that wants them.
+    fileprivate mutating func noteScoreRoutes() {
+        var end = 0
+        for entry in entries {
+            end += entry.count
+            let rows = message.rows[entry.index]
+            guard rows.hasScore, rows.score.last, entry.count > 0, end <= routes.count else { continue }
+            var route = ProtoRoute()
+            route.experts = routes[end - 1].experts.map { UInt32(truncatingIfNeeded: $0) }
+            route.weights = routes[end - 1].weights
+            if let index = message.scoreRoutes.firstIndex(where: { $0.sequence == entry.sequence }) {
+                message.scoreRoutes[index].routes.append(route)
+            } else {
+                var first = ProtoScoreRoutes()
+                first.sequence = entry.sequence
+                first.routes = [route]
+                message.scoreRoutes.append(first)
+            }
+        }
+    }
+}
+
+extension LaneTables.Entry {
+    var frameRows: Range<Int> { frameRow..<(frameRow + count) }
+}
+
+extension ProtoFailure {
+    static func notFinite(_ what: String) -> ProtoFailure {
+        ProtoFailure(Failure(code: "not_finite", message: "\(what) holds a NaN or an infinity"))
+    }
+}

@@ -1,0 +1,266 @@
+package import Wire
+
+/// Which of the waiting work goes first.
+package enum WorkClass: Int, Sendable, CaseIterable {
+    case decode = 0
+    case prefill = 1
+}
+
+/// A step, within an epoch.
+package struct StepKey: Hashable, Sendable {
+    package let lane: Int
+    package let step: UInt64
+
+    package init(lane: Int, step: UInt64) {
+        self.lane = lane
+        self.step = step
+    }
+}
+
+/// A home's connection to this host. Numbered by the shell; never used again.
+package struct HomeID: Hashable, Sendable {
+    package let number: UInt64
+
+    package init(number: UInt64) { self.number = number }
+}
+
+/// Rows that a home asked this host to compute.
+package struct RequestKey: Hashable, Sendable {
+    package let home: HomeID
+    package let correlation: UInt64
+
+    package init(home: HomeID, correlation: UInt64) {
+        self.home = home
+        self.correlation = correlation
+    }
+}
+
+/// A row of a step with the experts that the router chose for it, best first.
+package struct RowRoute: Equatable, Sendable {
+    package let experts: [Int]
+    package let weights: [Float]
+
+    package init(experts: [Int], weights: [Float]) {
+        self.experts = experts
+        self.weights = weights
+    }
+}
+
+/// One unit of computation. The shell runs it to its end before it reads the sockets again.
+package enum WorkItem: Equatable {
+    case layer(LayerWork)
+    case expert(ExpertWork)
+    case output(OutputWork)
+}
+
+/// For rows of a step: add up the experts' outputs of the layer before (unless it is the stage's first), attention, router.
+package struct LayerWork: Equatable {
+    package let step: StepKey
+    package let layer: Int
+    package let rows: Range<Int>
+}
+
+/// One expert's product over rows of several steps and homes.
+package struct ExpertWork: Equatable {
+    /// Some outputs of one source. Output `o` of a step is row `o / expertsUsed`, chosen expert `o % expertsUsed`; output `o`
+    /// of a request is its assignment `o`.
+    package struct Piece: Equatable {
+        package enum Source: Hashable {
+            case own(StepKey)
+            case remote(RequestKey)
+        }
+
+        package let source: Source
+        package var outputs: ArraySlice<Int>
+    }
+
+    package let layer: Int
+    package let expert: Int
+    package let workClass: WorkClass
+    package let pieces: [Piece]
+
+    package var rowCount: Int { pieces.reduce(0) { $0 + $1.outputs.count } }
+}
+
+/// For rows of a step: add up the last layer's experts' outputs and, at the lane's end, apply the head and sample or score.
+package struct OutputWork: Equatable {
+    package let step: StepKey
+    package let rows: Range<Int>
+}
+
+/// What the last home read from some rows' logits.
+package struct OutputResult: Equatable {
+    package var tokens: [ProtoSampledToken] = []
+    /// Top tokens and likelihoods of rows in order; rows of one sequence may come in several parts.
+    package var scores: [ProtoScoredRows] = []
+    package var failures: [ProtoSequenceFailure] = []
+
+    package init() {}
+}
+
+/// What the shell has to do, in order.
+package enum Action: Equatable {
+    /// Rows of a step that this worker computes: reserve what it needs. Items are `chunk` rows each, the last one fewer.
+    case beginStep(StepKey, entries: [LaneTables.Entry], message: ProtoStep, chunk: Int)
+    case sendExperts(ExpertSend)
+    /// The reply that was just received: its rows become these outputs of the step.
+    case storeResults(StepKey, outputs: [Int])
+    case sendHidden(StepKey, to: PeerID, message: ProtoStep, rows: [Int])
+    case sendStepResult(ProtoStepResult)
+    case sendStepFailed(ProtoStepFailed)
+    /// Nothing will ask for the step's rows again.
+    case endStep(StepKey)
+    /// The request that was just received waits for its turn: keep its rows.
+    case beginRequest(RequestKey)
+    case sendResults(RequestKey)
+    case refuseRequest(RequestKey, ExpertReply.Status)
+    case endRequest(RequestKey)
+    /// The peer broke the protocol on the connection it dialled.
+    case closeHome(HomeID, Failure)
+    /// The peer broke the protocol on the connection that this worker dialled.
+    case closeLink(PeerID, Failure)
+}
+
+/// Rows of a step for a host.
+package struct ExpertSend: Equatable {
+    package let peer: PeerID
+    package let correlation: UInt64
+    package let step: StepKey
+    package let layer: Int
+    package let workClass: WorkClass
+    /// Outputs of the step in the order of the frame's assignments, and the expert of each.
+    package let outputs: [Int]
+    package let experts: [Int]
+}
+
+/// The bookkeeping of a worker's data plane for one epoch: a value without tensors, sockets or clock.
+///
+/// Events go in, actions come out, and ``nextItem()`` says what to compute next. A step is accepted once, goes through the
+/// layers of the stage (attention for its rows; rows to expert hosts; outputs added when all are there) and ends once: with
+/// its hidden state sent on, with a result, or with a failure. Steps of one lane leave in the order in which they came,
+/// since the page tables of the next home change in that order; which of them is computed first is free, except that
+/// rows of a sequence wait until the sequence's earlier rows have written their keys and values.
+package struct WorkerMachine {
+    package let topology: Topology
+    package let bounds: Bounds
+    /// Most rows in an item, from measured cost, so that an item lasts about 5 ms. `layerRows` holds for new steps.
+    package var layerRows = 32
+    package var expertRows = 64
+
+    var lanes: [Int: LaneState] = [:]
+    var steps: [StepKey: StepState] = [:]
+    var links: [PeerID: LinkState] = [:]
+    var outstanding: [UInt64: Outstanding] = [:]
+    var homes: [HomeID: HomeState] = [:]
+    var requests: [RequestKey: RequestState] = [:]
+    var queues: [QueueKey: ExpertQueue] = [:]
+    var nextCorrelation: UInt64 = 1
+    /// Items handed out: the clock of ageing.
+    var itemsStarted: UInt64 = 0
+    /// Numbers waiting work, so that the choice among equals does not depend on a dictionary's order.
+    var nextTicket: UInt64 = 0
+
+    package init(topology: Topology, bounds: Bounds) {
+        self.topology = topology
+        self.bounds = bounds
+    }
+
+    struct LaneState {
+        var tables = LaneTables()
+        /// Steps in the order in which they came, while they are here.
+        var order: [StepKey] = []
+    }
+
+    struct StepState {
+        enum Phase: Equatable {
+            /// Rows before `nextRow` have been through the layer's attention.
+            case layer(nextRow: Int)
+            /// The layer's rows are with the experts.
+            case experts(missing: Int)
+            /// Rows before `nextRow` have their output.
+            case output(nextRow: Int)
+            /// Computed; waits until the lane's earlier steps have left.
+            case done
+        }
+
+        let key: StepKey
+        let workClass: WorkClass
+        let role: Topology.LaneRole
+        var message: ProtoStep
+        let entries: [LaneTables.Entry]
+        let rowCount: Int
+        /// Rows in a layer's or output's item, the same for the step's whole life.
+        let chunk: Int
+        /// Steps whose rows of the same sequences come before these.
+        let elders: [StepKey]
+        var layer: Int
+        var phase: Phase
+        var routes: [RowRoute] = []
+        /// When the item that is next became possible.
+        var since: UInt64
+        var ticket: UInt64
+        var result = OutputResult()
+    }
+
+    struct LinkState {
+        /// (row, expert) pairs that the host takes at once.
+        let credits: Int
+        var inFlight = 0
+        var waiting: [WorkClass: [WaitingRows]] = [:]
+        /// Decode sends in a row while prefill rows waited.
+        var decodeStreak = 0
+    }
+
+    struct WaitingRows {
+        let step: StepKey
+        let layer: Int
+        var outputs: ArraySlice<Int>
+        var experts: ArraySlice<Int>
+    }
+
+    struct Outstanding {
+        let peer: PeerID
+        let step: StepKey
+        let layer: Int
+        let outputs: [Int]
+    }
+
+    struct HomeState {
+        let peer: PeerID
+        var inFlight = 0
+    }
+
+    struct RequestState {
+        let count: Int
+        var missing: Int
+    }
+
+    struct QueueKey: Hashable {
+        let workClass: WorkClass
+        let layer: Int
+        let expert: Int
+    }
+
+    struct ExpertQueue {
+        var pieces: [ExpertWork.Piece]
+        var since: UInt64
+        var ticket: UInt64
+    }
+
+    // MARK: What tests and heartbeats read
+
+    package var isIdle: Bool { steps.isEmpty && requests.isEmpty && queues.isEmpty && outstanding.isEmpty }
+    package var stepsInProgress: Int { steps.count }
+    /// Items that could be computed now or later: for the heartbeat.
+    package var queuedItems: Int { queues.count + steps.count }
+
+    /// (row, expert) pairs that this home has under way at a host.
+    package func rowsInFlight(at peer: PeerID) -> Int { links[peer]?.inFlight ?? 0 }
+    /// (row, expert) pairs that a home has under way here.
+    package func rowsInFlight(from home: HomeID) -> Int { homes[home]?.inFlight ?? 0 }
+
+    mutating func ticket() -> UInt64 {
+        nextTicket += 1
+        return nextTicket
+    }
+}

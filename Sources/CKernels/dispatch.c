@@ -1,20 +1,64 @@
 // Which instruction sets there are, and the calls into them.
 #include "table.h"
 
-static const tk_table *table(tk_isa isa) {
-    switch (tk_isa_available(isa) ? isa : TK_ISA_PORTABLE) {
-        default:
-            return &tk_table_portable;
-    }
-}
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
-bool tk_isa_available(tk_isa isa) {
+// Null where the build does not have the instruction set.
+static const tk_table *const tables[TK_ISA_COUNT] = {
+    [TK_ISA_PORTABLE] = &tk_table_portable,
+#if defined(__x86_64__)
+    [TK_ISA_AVX2] = &tk_table_avx2,
+    [TK_ISA_AVX512] = &tk_table_avx512,
+    [TK_ISA_AVX512VNNI] = &tk_table_avx512vnni,
+#endif
+};
+
+#if defined(__x86_64__)
+
+// What processor and operating system both support: the latter must save the registers (XCR0).
+static bool supported(tk_isa isa) {
+    uint32_t a, b, c, d;
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0) {
+        return false;
+    }
+    const uint32_t osxsave = 1u << 27, fma = 1u << 12, f16c = 1u << 29;
+    if ((c & (osxsave | fma | f16c)) != (osxsave | fma | f16c)) {
+        return false;
+    }
+    uint32_t enabled, upper;
+    __asm__("xgetbv" : "=a"(enabled), "=d"(upper) : "c"(0));
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) {
+        return false;
+    }
+    const uint32_t avx2 = 1u << 5, vnni = 1u << 11;
+    const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+    const bool has_avx2 = (enabled & 0x6) == 0x6 && (b & avx2) != 0;
+    const bool has_avx512 = has_avx2 && (enabled & 0xe6) == 0xe6 && (b & avx512) == avx512;
     switch (isa) {
-        case TK_ISA_PORTABLE:
-            return true;
+        case TK_ISA_AVX2:
+            return has_avx2;
+        case TK_ISA_AVX512:
+            return has_avx512;
+        case TK_ISA_AVX512VNNI:
+            return has_avx512 && (c & vnni) != 0;
         default:
             return false;
     }
+}
+
+#else
+
+static bool supported(tk_isa isa) {
+    (void)isa;
+    return false;
+}
+
+#endif
+
+bool tk_isa_available(tk_isa isa) {
+    return isa == TK_ISA_PORTABLE || ((unsigned)isa < TK_ISA_COUNT && tables[isa] != NULL && supported(isa));
 }
 
 tk_isa tk_isa_best(void) {
@@ -30,6 +74,12 @@ tk_isa tk_isa_best(void) {
 const char *tk_isa_name(tk_isa isa) {
     static const char *const names[TK_ISA_COUNT] = {"portable", "avx2", "avx512", "avx512vnni"};
     return (unsigned)isa < TK_ISA_COUNT ? names[isa] : "unknown";
+}
+
+// Callers choose once, with tk_isa_available: CPUID is far too slow to ask in every call.
+static const tk_table *table(tk_isa isa) {
+    const tk_table *const chosen = (unsigned)isa < TK_ISA_COUNT ? tables[isa] : NULL;
+    return chosen != NULL ? chosen : &tk_table_portable;
 }
 
 void tk_matmul(

@@ -6,7 +6,8 @@
 //
 // Rules that hold for every function here
 // - Nothing is allocated, nothing is global and mutable: any thread may call anything, scratch comes from the caller.
-// - `isa` is an instruction set for which `tk_isa_available` is true; anything else falls back to portable.
+// - `isa` is an instruction set for which `tk_isa_available` is true; the caller asks once and keeps it. One that this
+//   build does not have means portable; one that the processor does not have is an illegal instruction.
 // - Counts are trusted: the caller has checked shapes against buffers. Contents are not: any bytes are harmless.
 // - Pointers to floats are aligned to 4 bytes; 64 is faster. Weights may lie anywhere. Sizes are in bytes if named so.
 // - fp contraction is off, fused multiply-adds are explicit: fma(a, b, c) rounds once. No flush to zero.

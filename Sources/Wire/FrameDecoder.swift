@@ -36,7 +36,7 @@ package struct FrameDecoder: Sendable {
 
     /// The next whole frame, or nil if more bytes are needed.
     ///
-    /// - Throws: `frame_magic`, `version_unsupported`, `frame_kind_unknown`, `frame_too_long`, `frame_too_short` or
+    /// - Throws: what `FrameHeader(peeking:)` throws, `frame_kind_unknown`, `frame_too_long`, `frame_too_short` or
     ///   `frame_checksum`.
     package mutating func next() throws(Failure) -> Frame? {
         if let failure { throw failure }

@@ -37,17 +37,12 @@ package struct FrameHeader: Sendable, Equatable {
 
     /// Reads a header without moving the reader index; nil while fewer than 32 bytes are there.
     ///
-    /// - Throws: `frame_magic` or `version_unsupported`.
+    /// - Throws: `version_unsupported`, or, when the bytes are no frame at all, `http_request`, `http_response`,
+    ///   `tls_unsupported` or `frame_magic`.
     package init?(peeking buffer: ByteBuffer) throws(Failure) {
         let start = buffer.readerIndex
         guard let magic = buffer.getInteger(at: start, endianness: .little, as: UInt32.self) else { return nil }
-        guard magic == Self.magic else {
-            throw Failure(
-                code: "frame_magic",
-                message:
-                    "frame starts with bytes \(buffer.hexadecimal(at: start, length: 4)), expected 54 52 4d 4e (TRMN)"
-            )
-        }
+        guard magic == Self.magic else { throw Self.foreign(start: buffer.getBytes(at: start, length: 4) ?? []) }
         guard buffer.readableBytes >= Self.bytes,
             let (major, minor, kind, length, checksum, correlation, epoch) = buffer.peekHeaderFields()
         else { return nil }
@@ -59,6 +54,25 @@ package struct FrameHeader: Sendable, Equatable {
         }
         self.init(kind: kind, length: length, checksum: checksum, correlation: correlation, epoch: epoch)
         minorVersion = minor
+    }
+
+    /// What is wrong with a stream that starts with `bytes`: people point HTTP clients at the wrong port every day, and
+    /// deserve to be told so.
+    private static func foreign(start bytes: [UInt8]) -> Failure {
+        let methods = ["GET ", "POST", "PUT ", "HEAD", "OPTI", "DELE", "PATC", "CONN", "TRAC", "PRI "]
+        if methods.contains(where: { $0.utf8.elementsEqual(bytes) }) {
+            return Failure(code: "http_request", message: "HTTP was spoken to the port of the binary protocol")
+        }
+        if "HTTP".utf8.elementsEqual(bytes) {
+            return Failure(code: "http_response", message: "the peer speaks HTTP; this port is not the binary one")
+        }
+        if bytes.starts(with: [0x16, 0x03]) {
+            return Failure(code: "tls_unsupported", message: "TLS was spoken to a port without TLS")
+        }
+        let found = bytes.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }.joined(separator: " ")
+        return Failure(
+            code: "frame_magic", message: "frame starts with bytes \(found), expected 54 52 4d 4e (TRMN)"
+        )
     }
 
     /// Appends the header's 32 bytes.
@@ -118,15 +132,5 @@ extension ByteBuffer {
             endianness: .little,
             as: (UInt8, UInt8, UInt16, UInt32, UInt32, UInt64, UInt64).self
         )
-    }
-
-    /// Bytes as text such as "54 52 4d 4e", for error messages.
-    func hexadecimal(at index: Int, length: Int) -> String {
-        (getBytes(at: index, length: length) ?? [])
-            .map { byte in
-                let digits = String(byte, radix: 16)
-                return digits.count == 1 ? "0" + digits : digits
-            }
-            .joined(separator: " ")
     }
 }

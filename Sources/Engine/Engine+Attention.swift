@@ -1,0 +1,123 @@
+import CKernels
+import ModelStore
+
+/// The rows of a step, checked once, for all layers of a shard.
+package final class AttentionBatch {
+    /// Rows of the step.
+    package let count: Int
+    let positions: [Int]
+    /// Each row's table begins here in `tables`; rows of one sequence that follow each other share one.
+    fileprivate let tableStarts: [Int]
+    fileprivate let tables: UnsafeMutablePointer<Int32>
+    fileprivate let angles: [(cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>)]
+
+    fileprivate init(rows: [AttentionRow], rotary: RotaryTable) {
+        count = rows.count
+        positions = rows.map(\.position)
+        angles = rows.map { rotary.angles(position: $0.position) }
+        var starts: [Int] = []
+        var flat: PageTable = []
+        for (index, row) in rows.enumerated() {
+            if index > 0, rows[index - 1].pages == row.pages, let last = starts.last {
+                starts.append(last)
+            } else {
+                starts.append(flat.count)
+                flat.append(contentsOf: row.pages)
+            }
+        }
+        tableStarts = starts
+        tables = .allocate(capacity: max(flat.count, 1))
+        tables.initialize(from: flat, count: flat.count)
+    }
+
+    deinit {
+        tables.deallocate()
+    }
+}
+
+extension Engine {
+    /// Checks the rows of a step.
+    ///
+    /// - Throws: `EngineError` `position_range` for a position outside the context or past its pages, `page_range` for a page
+    ///   that the engine does not have.
+    package func batch(_ rows: [AttentionRow]) throws -> AttentionBatch {
+        for (index, row) in rows.enumerated() {
+            guard row.position >= 0, row.position < shape.contextLength,
+                row.position / Self.pageTokens < row.pages.count
+            else {
+                throw EngineError(
+                    code: "position_range",
+                    message: "position \(row.position) with \(row.pages.count) pages of \(Self.pageTokens) tokens in a "
+                        + "context of \(shape.contextLength)")
+            }
+            // Rows of one sequence carry the same array, and comparing an array with itself looks at its address alone.
+            if index > 0, rows[index - 1].pages == row.pages { continue }
+            if let stranger = row.pages.first(where: { $0 < 0 || Int($0) >= pages }) {
+                throw EngineError(code: "page_range", message: "page \(stranger) of \(pages)")
+            }
+        }
+        return AttentionBatch(rows: rows, rotary: rotary)
+    }
+
+    /// x += wo · attention(norm(x)), in place, for each row. All rows' keys and values are stored before any row attends, so
+    /// the rows of a prompt see each other.
+    ///
+    /// - Throws: `EngineError` `not_held` for another shard's layer, `row_count` where `hidden` and the batch differ.
+    package func attention(layer: Int, batch: AttentionBatch, hidden: RowBuffer) throws {
+        let weights = try weights(ofLayer: layer)
+        try check(hidden, width: shape.hidden)
+        guard hidden.rows == batch.count else {
+            throw EngineError(
+                code: "row_count", message: "\(hidden.rows) rows of hidden state for a batch of \(batch.count)")
+        }
+        let count = batch.count
+        let (heads, keyValueHeads, width) = (shape.heads, shape.keyValueHeads, shape.headDimension)
+        let local = layer - shard.layers.lowerBound
+
+        input.reset(count: count, columns: shape.hidden, formats: formats(weights.queryKeyValue))
+        products.eachRow(count, bytes: rowCost) { [self] row in
+            tk_rmsnorm(
+                Kernels.isa, hidden[row], weights.attentionNorm.base, shape.hidden, shape.normEpsilon, input.row(row))
+            input.encode(row: row)
+        }
+        queryKeyValue.resize(rows: count)
+        products.multiply(
+            weights.queryKeyValue, offsets: queryKeyValueOffsets, input: input, out: queryKeyValue.base,
+            stride: queryKeyValue.width)
+
+        products.eachRow(count, bytes: queryKeyValue.width * MemoryLayout<Float>.size) { [self] row in
+            let queries = queryKeyValue[row]
+            let keys = queries + queryKeyValueOffsets[1]
+            let angles = batch.angles[row]
+            // Queries and keys lie side by side: one call turns the heads of both.
+            tk_rotary_apply(Kernels.isa, queries, heads + keyValueHeads, width, angles.cosines, angles.sines)
+            var view = keyValues.view(layer: local, pages: batch.tables + batch.tableStarts[row])
+            tk_kv_store(Kernels.isa, &view, batch.positions[row], keys, queries + queryKeyValueOffsets[2])
+        }
+
+        inner.reset(count: count, columns: heads * width, formats: [weights.wo.activation])
+        let scratch = tk_attention_scratch_floats(heads, keyValueHeads, width)
+        products.pool.run(items: count * keyValueHeads) { [self] item in
+            let (row, head) = item.quotientAndRemainder(dividingBy: keyValueHeads)
+            var view = keyValues.view(layer: local, pages: batch.tables + batch.tableStarts[row])
+            withUnsafeTemporaryAllocation(of: Float.self, capacity: max(scratch, 1)) { scratch in
+                guard let scratch = scratch.baseAddress else { return }
+                tk_attention(
+                    Kernels.isa, &view, queryKeyValue[row], heads, batch.positions[row] + 1, head, head + 1, scratch,
+                    inner.row(row))
+            }
+        }
+        products.eachRow(count, bytes: heads * width * MemoryLayout<Float>.size) { [self] row in inner.encode(row: row)
+        }
+        outputs.resize(rows: count)
+        products.multiply([weights.wo], offsets: [0], input: inner, out: outputs.base, stride: outputs.width)
+        tk_add(Kernels.isa, hidden.base, outputs.base, count * shape.hidden)
+    }
+
+    /// The forms in which matrices read their common input, each once.
+    func formats(_ matrices: [Matrix]) -> [ActivationFormat] {
+        matrices.reduce(into: []) { formats, matrix in
+            if !formats.contains(matrix.activation) { formats.append(matrix.activation) }
+        }
+    }
+}

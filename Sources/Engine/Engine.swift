@@ -1,0 +1,112 @@
+package import Logging
+package import ModelStore
+
+/// The decoder: a shard's weights, its KV pages and the steps of the computation, one method for each.
+///
+/// Every method computes on the calling thread and the pool's, and returns when it is done; it never waits for anything
+/// else. The engine belongs to the thread that uses it. Whatever the batch, the cut of the prompt and the threads, a row's
+/// result is a function of its tokens alone, to the bit (`compute` `.native`).
+///
+/// Tokens, positions, page ids, layers, experts and row formats are checked and refused with an `EngineError`; rows may hold
+/// any bytes, NaN included.
+package final class Engine {
+    /// Tokens of a KV page.
+    package static let pageTokens = 32
+
+    package let shape: ModelShape
+    package let shard: ShardSpec
+    package let compute: ComputeBackend
+    /// Threads that compute, the calling one included.
+    package let threads: Int
+    /// KV pages.
+    package let pages: Int
+    /// Bytes of one page, over all layers of the shard.
+    package let pageBytes: Int
+    /// SHA-256 of the blobs in memory, sorted.
+    package let mappedBlobs: [String]
+    /// Bytes of weights in memory.
+    package let weightBytes: Int
+    /// By layer of the model: what `route` encodes rows in and `expert` takes.
+    package let expertInput: [ActivationFormat]
+
+    let weights: Weights
+    let keyValues: KeyValuePages
+    let rotary: RotaryTable
+    let products: Products
+    /// The layers' inputs, the inner rows of attention and experts, and what products return.
+    let input = Activations()
+    let inner = Activations()
+    let outputs: RowBuffer
+    let queryKeyValue: RowBuffer
+    let gateLogits: RowBuffer
+    let upScratch: RowBuffer
+    /// What `mixture` uses again in every layer.
+    let localRoutes = RoutedRows()
+    let expertOutputs: RowBuffer
+    /// Where wq's, wk's and wv's outputs begin.
+    let queryKeyValueOffsets: [Int]
+
+    /// Maps the shard's blobs and makes room for KV.
+    ///
+    /// - Parameters:
+    ///   - pages: KV pages of 32 tokens. The system gives their memory as they are first written.
+    ///   - threads: threads that compute, the calling one included; `availableThreads()` says how many make sense.
+    ///   - verifyBlobs: hash every blob first.
+    ///   - logger: told once in a process what the machine lacks.
+    /// - Throws: `ModelError` for a manifest or blob that is broken, `EngineError` `layer_range`, `expert_range`,
+    ///   `model_shape`, `page_range` or `memory`.
+    package init(
+        manifest: Manifest, store: Store, shard: ShardSpec, pages: Int, threads: Int,
+        compute: ComputeBackend = .native, verifyBlobs: Bool = false, logger: Logger? = nil
+    ) throws {
+        try manifest.validate(file: manifest.name)
+        let shape = manifest.shape
+        try shard.validate(for: shape)
+        MemorySurvey.tellOnce(logger)
+        self.shape = shape
+        self.shard = shard
+        self.compute = compute
+        weights = try Weights(
+            manifest: manifest, store: store, shard: shard, compute: compute, verify: verifyBlobs)
+        mappedBlobs = weights.blobs.keys.sorted()
+        weightBytes = weights.bytes
+        expertInput = manifest.layers.map { compute == .openblas ? .f32 : Self.expertInput(of: $0) }
+        keyValues = try KeyValuePages(shape: shape, layers: shard.layers.count, pages: pages)
+        self.pages = pages
+        pageBytes = keyValues.layerPageBytes * shard.layers.count
+        rotary = RotaryTable(theta: shape.ropeTheta, headDimension: shape.headDimension, positions: shape.contextLength)
+        products = Products(threads: threads, compute: compute)
+        self.threads = products.pool.threads
+
+        let queries = shape.heads * shape.headDimension
+        let keys = shape.keyValueHeads * shape.headDimension
+        queryKeyValueOffsets = [0, queries, queries + keys]
+        queryKeyValue = RowBuffer(rows: 0, width: queries + 2 * keys)
+        outputs = RowBuffer(rows: 0, width: shape.hidden)
+        expertOutputs = RowBuffer(rows: 0, width: shape.hidden)
+        gateLogits = RowBuffer(rows: 0, width: shape.experts)
+        upScratch = RowBuffer(rows: 0, width: shape.feedForward)
+    }
+
+    /// The activation format that w1 and w3 of all experts of a layer share, or float32, which each can encode for itself.
+    private static func expertInput(of layer: LayerBlobs) -> ActivationFormat {
+        let formats = Set(
+            layer.experts.flatMap { $0.tensors }.filter { $0.name == "w1" || $0.name == "w3" }.map(\.format.activation))
+        return formats.count == 1 ? formats.first ?? .f32 : .f32
+    }
+
+    /// The weights of a layer of the model.
+    func weights(ofLayer layer: Int) throws -> LayerWeights {
+        guard shard.layers.contains(layer) else {
+            throw EngineError(code: "not_held", message: "layer \(layer); this shard holds \(shard.layers)")
+        }
+        return weights.layers[layer - shard.layers.lowerBound]
+    }
+
+    /// - Throws: `EngineError` `row_count` where a buffer's rows are not as wide as `width`.
+    func check(_ buffer: RowBuffer, width: Int) throws {
+        guard buffer.width == width else {
+            throw EngineError(code: "row_count", message: "rows of \(buffer.width) values where \(width) are due")
+        }
+    }
+}

@@ -1,0 +1,82 @@
+import CNUMA
+import Glibc
+import Logging
+import Synchronization
+
+/// Memory straight from the system, zeroed, with huge pages asked for; given back when the value goes.
+final class MappedMemory {
+    let base: UnsafeMutableRawPointer
+    let bytes: Int
+
+    /// - Throws: `EngineError` `memory` where the system does not give as much.
+    init(bytes: Int) throws {
+        self.bytes = max(bytes, 1)
+        guard
+            let base = mmap(
+                nil, self.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+            base != MAP_FAILED
+        else {
+            throw EngineError(
+                code: "memory", message: "cannot map \(bytes) bytes of memory: \(String(cString: strerror(errno)))")
+        }
+        self.base = base
+        // Advice: without huge pages everything works, with more TLB misses. `MemorySurvey` has told the user.
+        _ = madvise(base, self.bytes, MADV_HUGEPAGE)
+    }
+
+    deinit {
+        munmap(base, bytes)
+    }
+}
+
+/// What this machine offers an engine beyond plain memory, told to the user once in a process.
+enum MemorySurvey {
+    /// Logs what is missing (huge pages, NUMA) at the first call, and prefers the node that the process is pinned to.
+    static func tellOnce(_ logger: Logger?) {
+        guard let logger, Told.shared.first() else { return }
+        let huge = readText("/sys/kernel/mm/transparent_hugepage/enabled")
+        if huge == nil || huge?.contains("[never]") == true {
+            logger.notice("huge pages are not available; going on without them")
+        }
+        guard numa_available() >= 0 else {
+            logger.info("NUMA is not available; going on without it")
+            return
+        }
+        let nodes = numa_num_configured_nodes()
+        guard nodes > 1 else {
+            logger.debug("one NUMA node")
+            return
+        }
+        if let node = pinnedNode() {
+            numa_set_preferred(node)
+            logger.info("memory is taken from NUMA node \(node) of \(nodes)")
+        } else {
+            logger.notice("this process runs on several of \(nodes) NUMA nodes; pin each worker to one (numactl)")
+        }
+    }
+
+    /// The NUMA node that holds every processor of the affinity mask, or nil.
+    private static func pinnedNode() -> Int32? {
+        guard let mask = numa_allocate_cpumask() else { return nil }
+        defer { numa_bitmask_free(mask) }
+        guard numa_sched_getaffinity(0, mask) >= 0 else { return nil }
+        var found: Int32?
+        for processor in 0..<Int32(clamping: mask.pointee.size)
+        where numa_bitmask_isbitset(mask, UInt32(processor)) != 0 {
+            let node = numa_node_of_cpu(processor)
+            guard node >= 0, found == nil || found == node else { return nil }
+            found = node
+        }
+        return found
+    }
+}
+
+/// True once.
+private final class Told: Sendable {
+    static let shared = Told()
+    private let told = Atomic<Bool>(false)
+
+    func first() -> Bool {
+        !told.exchange(true, ordering: .relaxed)
+    }
+}

@@ -1,0 +1,121 @@
+import ModelStore
+
+/// The weights of one layer, as far as the shard holds them.
+struct LayerWeights {
+    let attentionNorm: Vector
+    /// wq, wk, wv: they share their input, and their outputs lie side by side.
+    let queryKeyValue: [Matrix]
+    let wo: Matrix
+    let feedForwardNorm: Vector
+    /// The router's matrix, float32.
+    let gate: Matrix
+    /// By expert; nil where another worker holds it.
+    let experts: [ExpertWeights?]
+}
+
+/// One expert: w2 · (silu(w1 · x) ∘ (w3 · x)).
+struct ExpertWeights {
+    let w1: Matrix
+    let w2: Matrix
+    let w3: Matrix
+}
+
+/// The final norm and the output matrix.
+struct HeadWeights {
+    let norm: Vector
+    let output: Matrix
+}
+
+/// The rows looked up by token, in the blocks of their source.
+struct EmbeddingWeights {
+    let format: TensorFormat
+    let rowBytes: Int
+    let base: UnsafeRawPointer
+}
+
+/// A shard's weights: exactly the blobs that it needs, each mapped once, however many layers share it.
+struct Weights {
+    private(set) var layers: [LayerWeights] = []
+    private(set) var embedding: EmbeddingWeights?
+    private(set) var head: HeadWeights?
+    /// By SHA-256. Everything above points into these.
+    private(set) var blobs: [String: MappedBlob] = [:]
+    private var dense: [String: DenseWeights] = [:]
+
+    /// Bytes of weights in memory: the blobs, or their widened copies.
+    var bytes: Int {
+        dense.isEmpty
+            ? blobs.values.reduce(0) { $0 + $1.bytes.count } : dense.values.reduce(0) { $0 + $1.memory.bytes }
+    }
+
+    /// - Parameter verify: hash every blob before it is used.
+    /// - Throws: `ModelError` where a blob is missing or altered, `EngineError` `model_shape` where it is another model's.
+    init(manifest: Manifest, store: Store, shard: ShardSpec, compute: ComputeBackend, verify: Bool) throws {
+        let shape = manifest.shape
+        let queries = shape.heads * shape.headDimension
+        let keys = shape.keyValueHeads * shape.headDimension
+        for layer in shard.layers {
+            let blobs = manifest.layers[layer]
+            let blob = try map(blobs.dense, of: store, verify: verify)
+            var experts = [ExpertWeights?](repeating: nil, count: shape.experts)
+            for expert in shard.experts {
+                let blob = try map(blobs.experts[expert], of: store, verify: verify)
+                experts[expert] = ExpertWeights(
+                    w1: try matrix("w1", blob, shape.feedForward, shape.hidden, compute),
+                    w2: try matrix("w2", blob, shape.hidden, shape.feedForward, compute),
+                    w3: try matrix("w3", blob, shape.feedForward, shape.hidden, compute))
+            }
+            layers.append(
+                LayerWeights(
+                    attentionNorm: try Vector("attention_norm", of: blob, count: shape.hidden),
+                    queryKeyValue: [
+                        try matrix("wq", blob, queries, shape.hidden, compute),
+                        try matrix("wk", blob, keys, shape.hidden, compute),
+                        try matrix("wv", blob, keys, shape.hidden, compute),
+                    ],
+                    wo: try matrix("wo", blob, shape.hidden, queries, compute),
+                    feedForwardNorm: try Vector("ffn_norm", of: blob, count: shape.hidden),
+                    gate: try matrix("gate", blob, shape.experts, shape.hidden, compute),
+                    experts: experts))
+        }
+        if shard.embedding {
+            let blob = try map(manifest.embedding, of: store, verify: verify)
+            let (entry, bytes) = try blob.tensor("embedding")
+            let rowBytes = entry.format.rowBytes(columns: shape.hidden)
+            guard entry.rows == shape.vocabulary, entry.columns == shape.hidden, !entry.panels,
+                shape.hidden.isMultiple(of: entry.format.blockSize), bytes.count == shape.vocabulary * rowBytes,
+                let base = bytes.baseAddress
+            else {
+                throw EngineError(
+                    code: "model_shape", message: "blob \(blob.reference.sha256): not the embedding of this model")
+            }
+            embedding = EmbeddingWeights(format: entry.format, rowBytes: rowBytes, base: base)
+        }
+        if shard.head {
+            let blob = try map(manifest.head, of: store, verify: verify)
+            head = HeadWeights(
+                norm: try Vector("norm", of: blob, count: shape.hidden),
+                output: try matrix("output", blob, shape.vocabulary, shape.hidden, compute))
+        }
+    }
+
+    private mutating func map(_ reference: BlobReference, of store: Store, verify: Bool) throws -> MappedBlob {
+        if let blob = blobs[reference.sha256] { return blob }
+        let blob = try store.map(reference, verify: verify)
+        blobs[reference.sha256] = blob
+        return blob
+    }
+
+    private mutating func matrix(
+        _ name: String, _ blob: MappedBlob, _ rows: Int, _ columns: Int, _ compute: ComputeBackend
+    ) throws -> Matrix {
+        var matrix = try Matrix(name, of: blob, rows: rows, columns: columns)
+        if compute == .openblas {
+            let key = blob.reference.sha256 + "/" + name
+            let widened = try dense[key] ?? DenseWeights(matrix)
+            dense[key] = widened
+            matrix.dense = widened
+        }
+        return matrix
+    }
+}

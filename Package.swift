@@ -62,7 +62,13 @@ let package = Package(
         target("Transport", ["Wire", nioCore, nioPosix, logging]),
         target("Worker", ["Engine", "Transport", logging, serviceLifecycle, deque]),
         target("Coordinator", ["Placement", "Transport", "Tokenizer", logging, serviceLifecycle, deque]),
-        target("Gateway", ["Coordinator", hummingbird, httpTypes, nioCore, nioPosix, nioHTTPTypes, logging, serviceLifecycle]),
+        target(
+            "Gateway",
+            [
+                "Coordinator", "ModelStore", "Tokenizer", hummingbird, httpTypes, nioCore, nioPosix, nioHTTPTypes,
+                logging,
+                serviceLifecycle,
+            ]),
         target("TramontaneClient", ["Wire", "Transport"]),
         target("TestSupport", ["ModelStore"]),
         .executableTarget(
@@ -81,7 +87,7 @@ let package = Package(
         tests("TransportTests", ["Transport", nioCore, nioPosix, nioEmbedded]),
         tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("CoordinatorTests", ["Coordinator", nioCore, nioPosix, nioEmbedded]),
-        tests("GatewayTests", ["Gateway", "TestSupport", nioCore, nioPosix]),
+        tests("GatewayTests", ["Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, nioCore, nioPosix]),
         tests("ClusterTests", ["tramontane", "TramontaneClient", "TestSupport"]),
     ]
 )

@@ -1,0 +1,45 @@
+package import Coordinator
+import ModelStore
+import Tokenizer
+
+/// What the gateway needs from a coordinator.
+package protocol GenerationService: Sendable {
+    var servedModel: ServedModel { get }
+    /// Whether a lane is open.
+    var ready: Bool { get }
+    /// The events of a request that was taken.
+    /// - Throws: `RequestError`, here or later out of the sequence.
+    func generate(_ request: GenerationRequest) async throws -> any AsyncSequence<GenerationEvent, any Error> & Sendable
+}
+
+/// The model behind the endpoints.
+package struct ServedModel: Sendable {
+    package var name: String
+    package var vocabularySize: Int
+    package var contextLength: Int
+    /// Changes when anything changes that could change an answer's tokens: the weights and the numerics version.
+    package var fingerprint: String
+
+    package init(name: String, vocabularySize: Int, contextLength: Int, fingerprint: String) {
+        self.name = name
+        self.vocabularySize = vocabularySize
+        self.contextLength = contextLength
+        self.fingerprint = fingerprint
+    }
+}
+
+extension Coordinator: GenerationService {
+    package var servedModel: ServedModel {
+        let manifest = configuration.manifest
+        let digest = manifest.digest.prefix(6).map { $0 < 16 ? "0" + String($0, radix: 16) : String($0, radix: 16) }
+        return ServedModel(
+            name: configuration.modelName, vocabularySize: tokenizer.vocabularySize, contextLength: contextLength,
+            fingerprint: "tramontane-n\(manifest.numericsVersion)-\(digest.joined())")
+    }
+
+    package func generate(
+        _ request: GenerationRequest
+    ) async throws -> any AsyncSequence<GenerationEvent, any Error> & Sendable {
+        try await submit(request)
+    }
+}

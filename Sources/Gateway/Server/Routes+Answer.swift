@@ -1,0 +1,99 @@
+import Coordinator
+import Foundation
+import HTTPTypes
+import Hummingbird
+import Logging
+import NIOCore
+import Tokenizer
+
+extension Routes {
+    /// `/v1/chat/completions` and `/v1/completions`.
+    func answer(
+        _ endpoint: AnswerRequest.Endpoint, _ request: Request, _ context: GatewayContext
+    ) async throws -> Response {
+        let presence = try await context.presence()
+        let body = try await collect(request)
+        let served = service.servedModel
+        let decoded = try AnswerRequest(endpoint, body: body.readableBytesView, vocabularySize: served.vocabularySize)
+
+        // Drawn here rather than by the coordinator, since several choices share it. Below 2^53, so that every JSON
+        // parser can read it back.
+        let seed = decoded.sampling.seed ?? UInt64.random(in: 0..<1 << 53)
+        var events: [any AsyncSequence<GenerationEvent, any Error> & Sendable] = []
+        do {
+            for generation in decoded.generationRequests(seed: seed) {
+                events.append(try await service.generate(generation))
+            }
+        } catch let error as RequestError {
+            throw APIError(error, promptParameter: endpoint.promptParameter)
+        }
+
+        let name = UUID().uuidString.lowercased().filter { $0 != "-" }
+        let answer = Answer(
+            decoded,
+            heading: Answer.Heading(
+                endpoint: endpoint, id: (endpoint == .chatCompletions ? "chatcmpl-" : "cmpl-") + name,
+                created: Int(Date().timeIntervalSince1970), model: served.name, fingerprint: served.fingerprint,
+                seed: seed))
+        let choices = ChoiceEvents(choices: events, presence: presence)
+        return decoded.stream
+            ? streamed(answer, choices, endpoint) : try await whole(answer, choices, endpoint)
+    }
+
+    private func collect(_ request: Request) async throws -> ByteBuffer {
+        if let length = request.headers[.contentLength].flatMap(Int.init), length > bodyLimitBytes {
+            throw APIError.bodyTooLarge(limit: bodyLimitBytes)
+        }
+        do {
+            return try await request.body.collect(upTo: bodyLimitBytes)
+        } catch is NIOTooManyBytesError {
+            throw APIError.bodyTooLarge(limit: bodyLimitBytes)
+        }
+    }
+
+    private func whole(
+        _ answer: Answer, _ choices: ChoiceEvents, _ endpoint: AnswerRequest.Endpoint
+    ) async throws -> Response {
+        var answer = answer
+        do {
+            try await choices.forEach { event, choice in
+                _ = answer.take(event, choice: choice)
+            }
+        } catch let error as RequestError {
+            throw APIError(error, promptParameter: endpoint.promptParameter)
+        } catch is ChoiceEvents.ClientLeft {
+            // Nobody reads this.
+            throw APIError(.badRequest, code: "client_left", message: "the client left")
+        }
+        return .json(answer.whole)
+    }
+
+    private func streamed(
+        _ answer: Answer, _ choices: ChoiceEvents, _ endpoint: AnswerRequest.Endpoint
+    ) -> Response {
+        let body = ResponseBody { [logger] writer in
+            var answer = answer
+            do {
+                try await choices.forEach { event, choice in
+                    for chunk in answer.take(event, choice: choice) {
+                        try await writer.write(Self.serverSentEvent(chunk.text))
+                    }
+                }
+                try await writer.write(Self.serverSentEvent("[DONE]"))
+            } catch let error as RequestError {
+                logger.warning("stream failed", metadata: ["code": .string(error.code)])
+                let error = APIError(error, promptParameter: endpoint.promptParameter)
+                try await writer.write(Self.serverSentEvent(error.body.text))
+            }
+            try await writer.finish(nil)
+        }
+        return Response(
+            status: .ok, headers: [.contentType: "text/event-stream; charset=utf-8", .cacheControl: "no-cache"],
+            body: body)
+    }
+
+    /// JSON text has no line breaks, so one `data` line holds it.
+    private static func serverSentEvent(_ data: String) -> ByteBuffer {
+        ByteBuffer(string: "data: \(data)\n\n")
+    }
+}

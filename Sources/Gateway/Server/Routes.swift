@@ -1,0 +1,153 @@
+import Coordinator
+import Foundation
+import HTTPTypes
+import Hummingbird
+import Logging
+import NIOCore
+import Tokenizer
+
+/// What a handler knows of its request besides the request.
+struct GatewayContext: RequestContext {
+    var coreContext: CoreRequestContextStorage
+    let channel: any Channel
+
+    init(source: ApplicationRequestContextSource) {
+        coreContext = CoreRequestContextStorage(source: source)
+        channel = source.channel
+    }
+
+    /// Whether the client is still there; nil on a channel that the gateway did not set up.
+    func presence() async throws -> ClientPresence {
+        let channel = channel
+        return try await channel.eventLoop.submit {
+            try channel.pipeline.syncOperations.handler(type: ConnectionGuard.self).presence
+        }.get()
+    }
+}
+
+/// The endpoints.
+struct Routes: Sendable {
+    let service: any GenerationService
+    let bodyLimitBytes: Int
+    let logger: Logger
+    private let started = Int(Date().timeIntervalSince1970)
+
+    init(service: any GenerationService, bodyLimitBytes: Int, logger: Logger) {
+        self.service = service
+        self.bodyLimitBytes = bodyLimitBytes
+        self.logger = logger
+    }
+
+    func responder() -> some HTTPResponder<GatewayContext> {
+        let router = Router(context: GatewayContext.self, options: .autoGenerateHeadEndpoints)
+        router.add(middleware: ErrorBodies(logger: logger))
+        add(to: router, .get, "/health") { _, _ in .json(["status": "ok"]) }
+        add(to: router, .get, "/ready") { _, _ in try ready() }
+        add(to: router, .get, "/v1/models") { _, _ in
+            .json(["object": "list", "data": [model(service.servedModel)]])
+        }
+        // A model's name may have slashes in it.
+        add(to: router, .get, "/v1/models/**") { _, context in
+            try modelNamed(context.parameters.getCatchAll().joined(separator: "/"))
+        }
+        add(to: router, .post, "/v1/chat/completions") { request, context in
+            try await answer(.chatCompletions, request, context)
+        }
+        add(to: router, .post, "/v1/completions") { request, context in
+            try await answer(.completions, request, context)
+        }
+        return router.buildResponder()
+    }
+
+    /// Adds a route, and the refusal of the other methods on its path.
+    private func add(
+        to router: Router<GatewayContext>, _ method: HTTPRequest.Method, _ path: RouterPath,
+        _ handler: @escaping @Sendable (Request, GatewayContext) async throws -> Response
+    ) {
+        router.on(path, method: method, use: handler)
+        let allowed: [HTTPRequest.Method] = method == .get ? [.get, .head] : [method]
+        let others: [HTTPRequest.Method] = [.get, .head, .post, .put, .patch, .delete, .options, .trace, .connect]
+        for other in others where !allowed.contains(other) {
+            router.on(path, method: other) { _, _ -> Response in
+                throw APIError(
+                    .methodNotAllowed, code: "method_not_allowed",
+                    message: "\(other.rawValue) is not possible here, \(method.rawValue) is", allowedMethods: allowed)
+            }
+        }
+    }
+
+    private func ready() throws -> Response {
+        guard service.ready else {
+            throw APIError(
+                .serviceUnavailable, code: "not_ready",
+                message: "no lane is open: not all parts of the model are on a ready worker", retryAfterSeconds: 1)
+        }
+        return .json(["status": "ready"])
+    }
+
+    private func model(_ model: ServedModel) -> JSONValue {
+        [
+            "id": .string(model.name), "object": "model", "created": JSONValue(started), "owned_by": "tramontane",
+            "context_length": JSONValue(model.contextLength),
+        ]
+    }
+
+    private func modelNamed(_ name: String) throws -> Response {
+        let served = service.servedModel
+        guard (name.removingPercentEncoding ?? name) == served.name else {
+            throw APIError(
+                .notFound, code: "model_not_found",
+                message: "model \(quoted(name)) is not served here, \(quoted(served.name)) is", parameter: "model")
+        }
+        return .json(model(served))
+    }
+}
+
+/// Everything that goes wrong leaves as an OpenAI error body.
+private struct ErrorBodies: RouterMiddleware {
+    let logger: Logger
+
+    func handle(
+        _ request: Request, context: GatewayContext,
+        next: (Request, GatewayContext) async throws -> Response
+    ) async throws -> Response {
+        do {
+            return try await next(request, context)
+        } catch let error as APIError {
+            if error.statusCode >= 500 {
+                logger.warning(
+                    "request failed", metadata: ["code": .string(error.code), "path": "\(request.uri.path)"])
+            }
+            return .error(error)
+        } catch let error as HTTPError where error.status == .notFound {
+            return .error(
+                APIError(
+                    .notFound, code: "unknown_path",
+                    message: "there is nothing at \(quoted(request.uri.path)); see /v1/models, /v1/chat/completions, "
+                        + "/v1/completions, /health and /ready"))
+        } catch {
+            // The type alone: what an error says may hold a part of a request.
+            logger.error("unexpected error", metadata: ["type": "\(type(of: error))", "path": "\(request.uri.path)"])
+            return .error(.internalError)
+        }
+    }
+}
+
+extension Response {
+    static func json(_ json: JSONValue, status: HTTPResponse.Status = .ok, headers: HTTPFields = [:]) -> Response {
+        var headers = headers
+        headers[.contentType] = "application/json"
+        let body = ByteBuffer(string: json.text)
+        headers[.contentLength] = String(body.readableBytes)
+        return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: body))
+    }
+
+    static func error(_ error: APIError) -> Response {
+        var headers: HTTPFields = [:]
+        if let seconds = error.retryAfterSeconds { headers[.retryAfter] = String(seconds) }
+        if !error.allowedMethods.isEmpty {
+            headers[.allow] = error.allowedMethods.map(\.rawValue).joined(separator: ", ")
+        }
+        return .json(error.body, status: error.status, headers: headers)
+    }
+}

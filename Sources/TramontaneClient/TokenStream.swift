@@ -1,0 +1,152 @@
+import Synchronization
+import Wire
+
+/// An answer while it is generated.
+///
+/// The request is sent when iteration begins. It can be iterated once. Leaving the loop early, or cancelling the task,
+/// cancels the work in the cluster; a reader that is slow only slows its own stream.
+///
+/// ```swift
+/// for try await token in client.chat([.user("Who is there?")]) {
+///     print(token.text, terminator: "")
+/// }
+/// ```
+public struct TokenStream: AsyncSequence, Sendable {
+    public typealias Element = Token
+
+    private let state: StreamState
+
+    init(client: TramontaneClient, request: ProtoGenerateRequest) {
+        state = StreamState(client: client, request: request)
+    }
+
+    /// What the cluster said when it took the request; nil before the first token.
+    public var acceptance: Acceptance? { state.acceptance }
+
+    /// How the answer ended; nil before the loop has ended by itself.
+    public var outcome: Outcome? { state.outcome }
+
+    public func makeAsyncIterator() -> Iterator {
+        Iterator(state: state)
+    }
+
+    /// Reads the whole answer.
+    ///
+    /// - Throws: ``TramontaneError``, or `CancellationError` if the task is cancelled.
+    public func collect() async throws -> Completion {
+        var text = ""
+        var ids: [Int32] = []
+        for try await token in self {
+            text += token.text
+            ids += token.ids
+        }
+        guard let acceptance, let outcome else {
+            throw TramontaneError(code: "stream_consumed", message: "a token stream can be iterated once")
+        }
+        return Completion(text: text, ids: ids, acceptance: acceptance, outcome: outcome)
+    }
+
+    public struct Iterator: AsyncIteratorProtocol {
+        private let reading: Reading
+
+        fileprivate init(state: StreamState) {
+            reading = Reading(state: state)
+        }
+
+        /// - Throws: ``TramontaneError``, or `CancellationError` if the task is cancelled.
+        public mutating func next() async throws -> Token? {
+            try await reading.state.next(reading)
+        }
+    }
+}
+
+/// Lives as long as an iterator does: its end is the reader's leaving.
+private final class Reading: Sendable {
+    let state: StreamState
+
+    init(state: StreamState) {
+        self.state = state
+    }
+
+    deinit {
+        state.left(ObjectIdentifier(self))
+    }
+}
+
+private final class StreamState: Sendable {
+    private enum Phase {
+        case fresh(ProtoGenerateRequest)
+        case reading(id: UInt64, ObjectIdentifier)
+        case ended
+    }
+
+    private struct State {
+        var phase: Phase
+        var acceptance: Acceptance?
+        var outcome: Outcome?
+    }
+
+    /// Keeps the connection open while a stream is read.
+    private let client: TramontaneClient
+    private let state: Mutex<State>
+
+    init(client: TramontaneClient, request: ProtoGenerateRequest) {
+        self.client = client
+        state = Mutex(State(phase: .fresh(request)))
+    }
+
+    var acceptance: Acceptance? { state.withLock { $0.acceptance } }
+    var outcome: Outcome? { state.withLock { $0.outcome } }
+
+    func next(_ reading: Reading) async throws -> Token? {
+        guard let id = try begin(reading) else { return nil }
+        do {
+            while true {
+                switch try await client.core.next(id) {
+                case .accepted(let acceptance):
+                    state.withLock { $0.acceptance = acceptance }
+                case .token(let token):
+                    return token
+                case .finished(let outcome):
+                    state.withLock { state in
+                        state.outcome = outcome
+                        state.phase = .ended
+                    }
+                    return nil
+                }
+            }
+        } catch {
+            state.withLock { $0.phase = .ended }
+            throw error
+        }
+    }
+
+    /// The stream's id, after opening it at the first call; nil when this reader has read it to its end.
+    private func begin(_ reading: Reading) throws(TramontaneError) -> UInt64? {
+        try state.withLock { state throws(TramontaneError) in
+            switch state.phase {
+            case .fresh(let request):
+                state.phase = .ended
+                let id = try client.core.open(request)
+                state.phase = .reading(id: id, ObjectIdentifier(reading))
+                return id
+            case .reading(let id, let reader):
+                guard reader == ObjectIdentifier(reading) else {
+                    throw TramontaneError(code: "stream_consumed", message: "a token stream can be iterated once")
+                }
+                return id
+            case .ended:
+                return nil
+            }
+        }
+    }
+
+    func left(_ reader: ObjectIdentifier) {
+        let id: UInt64? = state.withLock { state in
+            guard case .reading(let id, reader) = state.phase else { return nil }
+            state.phase = .ended
+            return id
+        }
+        if let id { client.core.cancel(id) }
+    }
+}

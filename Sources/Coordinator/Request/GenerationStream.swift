@@ -14,6 +14,13 @@ package struct Acceptance: Sendable, Equatable {
     package let model: String
     package let seed: UInt64
     package let promptTokens: Int
+
+    package init(requestID: String, model: String, seed: UInt64, promptTokens: Int) {
+        self.requestID = requestID
+        self.model = model
+        self.seed = seed
+        self.promptTokens = promptTokens
+    }
 }
 
 package enum FinishReason: String, Sendable, Equatable {

@@ -1,0 +1,120 @@
+import Coordinator
+import Gateway
+import Testing
+import Tokenizer
+
+/// Decoding and layout alone.
+@Suite struct AnswerTests {
+    private func request(_ body: String) throws -> AnswerRequest {
+        try AnswerRequest(.chatCompletions, body: body.utf8, vocabularySize: 512)
+    }
+
+    private func answer(_ request: AnswerRequest) -> Answer {
+        Answer(
+            request,
+            heading: .init(
+                endpoint: request.endpoint, id: "id", created: 1, model: "m", fingerprint: "fp", seed: 1))
+    }
+
+    private static let tools = """
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": {"name": "clock"}}]}
+        """
+
+    @Test func parameters() throws {
+        let decoded = try request(
+            """
+            {"messages": [{"role": "developer", "content": "s"}, {"role": "user", "content": "x"}], "n": 3,
+             "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "seed": 18446744073709551615,
+             "stop": ["a", "b"], "logit_bias": {"9": 1.5, "3": -2}, "max_completion_tokens": 9.0, "model": "m"}
+            """)
+        #expect(decoded.model == "m")
+        #expect(decoded.maxTokens == 9)
+        #expect(decoded.stop == ["a", "b"])
+        let requests = decoded.generationRequests(seed: 5)
+        #expect(requests.map(\.sampling.choice) == [0, 1, 2])
+        let sampling = try #require(requests.last?.sampling)
+        #expect(
+            sampling
+                == SamplingOptions(
+                    temperature: 0.5, topK: 40, topP: 0.9, minP: 0.1, seed: 5, choice: 2,
+                    logitBias: [(token: 3, bias: -2), (token: 9, bias: 1.5)]))
+        #expect(decoded.sampling.seed == .max)
+    }
+
+    @Test func callsOfTools() throws {
+        var answer = answer(try request(Self.tools))
+        let pieces = [" [{\"name\"", ": \"clock\", \"arguments\": {\"zone\": \"UTC\"}}]"]
+        var chunks: [JSONValue] = []
+        for event in ScriptedService.answer(pieces) { chunks += answer.take(event, choice: 0) }
+        // The role, the calls, the end: nothing of the calls' text.
+        #expect(chunks.count == 3)
+        let call = chunks[1]["choices"]?.array?.first?["delta"]?["tool_calls"]?.array?.first
+        #expect(call?["function"]?["name"]?.string == "clock")
+        #expect(call?["function"]?["arguments"]?.string == #"{"zone": "UTC"}"#)
+        #expect(call?["id"]?.string?.count == 9)
+        let choice = answer.whole["choices"]?.array?.first
+        #expect(choice?["finish_reason"]?.string == "tool_calls")
+        #expect(choice?["message"]?["content"] == .null)
+    }
+
+    @Test(arguments: [["Hello", " you"], ["[", "1] a note"], ["[{\"name\": 1}]"], [" ", ""]])
+    func answersThatAreNoCalls(_ pieces: [String]) throws {
+        var answer = answer(try request(Self.tools))
+        var text = ""
+        for event in ScriptedService.answer(pieces) {
+            for chunk in answer.take(event, choice: 0) {
+                text += chunk["choices"]?.array?.first?["delta"]?["content"]?.string ?? ""
+            }
+        }
+        #expect(text == pieces.joined())
+        #expect(answer.whole["choices"]?.array?.first?["message"]?["content"]?.string == text)
+        #expect(answer.isFinished)
+    }
+
+    @Test func damagedBodiesNeverTrap() {
+        let whole = Array(
+            """
+            {"messages":[{"role":"user","content":[{"type":"text","text":"\\u00e9"}],"tool_calls":[]}],"n":2,
+            "temperature":1e-3,"logit_bias":{"3":-2},"stop":["a"],"max_tokens":12,"tools":[{"type":"function",
+            "function":{"name":"f","parameters":{}}}],"seed":-5,"stream_options":{"include_usage":true},"prompt":[1,2]}
+            """.utf8)
+        let seed: UInt64 = 20_26
+        var generator = SplitMix(state: seed)
+        var refused = 0
+        for _ in 0..<3000 {
+            var bytes = whole
+            for _ in 0..<Int.random(in: 1...4, using: &generator) {
+                let position = Int.random(in: 0..<bytes.count, using: &generator)
+                switch Int.random(in: 0..<4, using: &generator) {
+                case 0: bytes[position] = UInt8.random(in: 0...255, using: &generator)
+                case 1: bytes.remove(at: position)
+                case 2: bytes[position] = UInt8.random(in: 0x30...0x39, using: &generator)
+                default: bytes.insert(contentsOf: bytes[..<position].suffix(20), at: position)
+                }
+            }
+            for endpoint in [AnswerRequest.Endpoint.chatCompletions, .completions] {
+                do {
+                    let decoded = try AnswerRequest(endpoint, body: bytes, vocabularySize: 512)
+                    #expect(decoded.generationRequests(seed: 1).count <= 64)
+                } catch {
+                    refused += 1
+                    #expect(error.statusCode == 400)
+                }
+            }
+        }
+        #expect(refused > 0, "seed \(seed)")
+    }
+}
+
+/// Vigna's generator: the same cases in every run.
+private struct SplitMix: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,61 @@
+import Coordinator
+import Gateway
+import Synchronization
+
+/// A coordinator's place in these tests: plays events that the test wrote and keeps what it was asked for. What is under
+/// test is HTTP; the real coordinator stands behind the gateway in ClusterTests.
+final class ScriptedService: GenerationService {
+    typealias Events = any AsyncSequence<GenerationEvent, any Error> & Sendable
+
+    let servedModel = ServedModel(name: "org/demo", vocabularySize: 512, contextLength: 256, fingerprint: "fp")
+    let ready: Bool
+    private let script: @Sendable (GenerationRequest) throws -> Events
+    private let received = Mutex<[GenerationRequest]>([])
+
+    init(ready: Bool = true, script: @escaping @Sendable (GenerationRequest) throws -> Events) {
+        self.ready = ready
+        self.script = script
+    }
+
+    /// Answers everything with the same text, piece by piece.
+    convenience init(_ pieces: String...) {
+        self.init { request in Self.events(Self.answer(pieces, choice: request.sampling.choice)) }
+    }
+
+    var requests: [GenerationRequest] { received.withLock { $0 } }
+
+    func generate(_ request: GenerationRequest) async throws -> Events {
+        received.withLock { $0.append(request) }
+        return try script(request)
+    }
+
+    static func answer(_ pieces: [String], choice: Int = 0) -> [GenerationEvent] {
+        [.accepted(Acceptance(requestID: "r", model: "org/demo", seed: 7, promptTokens: 5))]
+            + pieces.map { .delta(text: choice == 0 ? $0 : "\($0)#\(choice)", tokens: [300]) }
+            + [.finished(.stop, Usage(promptTokens: 5, completionTokens: pieces.count + 1))]
+    }
+
+    static func events(_ events: [GenerationEvent], failing error: RequestError? = nil) -> Events {
+        AsyncThrowingStream { continuation in
+            for event in events { continuation.yield(event) }
+            continuation.finish(throwing: error)
+        }
+    }
+
+    /// An answer that goes on for as long as somebody takes it, and says when nobody does any more.
+    static func endless(ended: @escaping @Sendable () -> Void) -> Events {
+        let first = Mutex(true)
+        return AsyncThrowingStream {
+            if Task.isCancelled {
+                ended()
+                return nil
+            }
+            return first.withLock { isFirst in
+                defer { isFirst = false }
+                return isFirst
+                    ? .accepted(Acceptance(requestID: "r", model: "org/demo", seed: 7, promptTokens: 5))
+                    : .delta(text: String(repeating: "x", count: 4096), tokens: [300])
+            }
+        }
+    }
+}

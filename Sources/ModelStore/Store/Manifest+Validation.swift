@@ -129,8 +129,7 @@ extension Manifest {
             }
         }
         try check(
-            blob.sha256.utf8.count == 64
-                && blob.sha256.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) },
+            Store.isBlobName(blob.sha256),
             ".sha256", found: blob.sha256, limit: "64 lower-case hexadecimal digits")
         try check(
             (1...maximumBlobBytes).contains(blob.bytes), ".bytes", found: "\(blob.bytes)",

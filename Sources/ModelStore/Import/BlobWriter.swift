@@ -1,0 +1,118 @@
+import Crypto
+import Foundation
+
+/// Writes a blob whose name is known only at the end: into a temporary file, hashed on the way, synced, renamed.
+///
+/// A kill before the renaming leaves a temporary file, which the next import removes; a kill after it leaves a whole blob.
+struct BlobWriter: ~Copyable {
+    private let store: Store
+    private let temporary: String
+    private let descriptor: CInt
+    private var hasher = SHA256()
+    private(set) var bytes = 0
+
+    init(store: Store) throws {
+        self.store = store
+        var template = Array("\(store.directory)/tmp/blob-XXXXXX".utf8CString)
+        descriptor = mkstemp(&template)
+        temporary = template.withUnsafeBufferPointer { $0.baseAddress.map { String(cString: $0) } ?? "" }
+        guard descriptor >= 0 else { throw Store.failure(temporary, errno) }
+        // mkstemp makes it private; a store may be shared between users.
+        fchmod(descriptor, 0o644)
+    }
+
+    deinit {
+        close(descriptor)
+        // After `finish` the file has its new name and this does nothing.
+        unlink(temporary)
+    }
+
+    mutating func append(_ buffer: UnsafeRawBufferPointer) throws {
+        hasher.update(bufferPointer: buffer)
+        try Store.write(buffer, to: descriptor, path: temporary)
+        bytes += buffer.count
+    }
+
+    /// Zeros up to the offset, less than 64 bytes away.
+    mutating func pad(to offset: Int) throws {
+        guard offset > bytes else { return }
+        try [UInt8](repeating: 0, count: offset - bytes).withUnsafeBytes { try append($0) }
+    }
+
+    /// - Returns: the blob's name, under which it is now in the store.
+    consuming func finish() throws -> String {
+        let name = Store.hexadecimal(hasher.finalize())
+        guard fsync(descriptor) == 0 else { throw Store.failure(temporary, errno) }
+        let target = "\(store.directory)/blobs/\(name)"
+        guard rename(temporary, target) == 0 else { throw Store.failure(target, errno) }
+        try Store.syncDirectory("\(store.directory)/blobs")
+        return name
+    }
+}
+
+extension Store {
+    static func failure(_ path: String, _ code: CInt) -> ModelError {
+        ModelError(.storeUnwritable, String(cString: strerror(code)), file: path)
+    }
+
+    static func write(_ buffer: UnsafeRawBufferPointer, to descriptor: CInt, path: String) throws {
+        var rest = buffer
+        while let base = rest.baseAddress, rest.count > 0 {
+            let count = Foundation.write(descriptor, base, rest.count)
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw failure(path, errno)
+            }
+            rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+        }
+    }
+
+    /// A renaming is lasting only when the directory is synced.
+    static func syncDirectory(_ path: String) throws {
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw failure(path, errno) }
+        defer { close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw failure(path, errno) }
+    }
+
+    /// Creates the directories that writing needs.
+    func prepare() throws {
+        for part in ["blobs", "manifests", "tmp", "journal"] {
+            do {
+                try FileManager.default.createDirectory(
+                    atPath: "\(directory)/\(part)", withIntermediateDirectories: true)
+            } catch {
+                throw ModelError(.storeUnwritable, "the directory cannot be created", file: "\(directory)/\(part)")
+            }
+        }
+    }
+
+    /// Writes a whole small file under its name, or not at all.
+    func writeAtomically(_ bytes: [UInt8], to path: String, directory part: String) throws {
+        var template = Array("\(directory)/tmp/file-XXXXXX".utf8CString)
+        let descriptor = mkstemp(&template)
+        let temporary = template.withUnsafeBufferPointer { $0.baseAddress.map { String(cString: $0) } ?? "" }
+        guard descriptor >= 0 else { throw Self.failure(temporary, errno) }
+        defer {
+            close(descriptor)
+            unlink(temporary)
+        }
+        fchmod(descriptor, 0o644)
+        try bytes.withUnsafeBytes { try Self.write($0, to: descriptor, path: temporary) }
+        guard fsync(descriptor) == 0, rename(temporary, path) == 0 else { throw Self.failure(path, errno) }
+        try Self.syncDirectory("\(directory)/\(part)")
+    }
+
+    /// Runs the body while all other imports into this store, of this process and of others, wait.
+    func locked<Result>(_ body: () throws -> Result) throws -> Result {
+        let path = "\(directory)/import.lock"
+        let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw Self.failure(path, errno) }
+        // Closing the file gives the lock back, and so does the end of the process, however it comes.
+        defer { close(descriptor) }
+        while flock(descriptor, LOCK_EX) != 0 {
+            guard errno == EINTR else { throw Self.failure(path, errno) }
+        }
+        return try body()
+    }
+}

@@ -4,7 +4,7 @@ import ModelStore
 /// The rows that products take, in the forms that their weights want: float32, or quantised once and prepared.
 ///
 /// A row is made ready by `encode`, row by row, so that threads can share the work; after that products only read.
-final class Activations {
+package final class Activations {
     private(set) var count = 0
     private(set) var columns = 0
     /// The float32 rows, `columns` floats apart, where `columns` suits the form of the model's weights.

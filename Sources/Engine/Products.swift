@@ -3,7 +3,7 @@ import COpenBLAS
 import ModelStore
 
 /// Matrix products and row-wise work, spread over the threads.
-final class Products {
+package final class Products {
     let pool: ThreadPool
     let compute: ComputeBackend
 

@@ -20,12 +20,14 @@ package enum Sampler {
         let uniform = Philox.uniform(seed: parameters.seed, choice: parameters.choice, position: position)
         var candidates: [Int]?
         if parameters.topK > 0, parameters.topK < logits.count {
-            let chosen = Array(IteratorSequence(order).prefix(parameters.topK))
+            var chosen: [Int] = []
+            while chosen.count < parameters.topK, let token = order.next() { chosen.append(token) }
             softmax(of: chosen, in: logits)
-            candidates = cut(chosen.makeIterator(), logits, parameters)
+            var ranked = chosen.makeIterator()
+            candidates = cut(&ranked, logits, parameters)
         } else {
             if let base = logits.baseAddress { tk_softmax(Kernels.isa, base, logits.count) }
-            if parameters.topP < 1 || parameters.minP > 0 { candidates = cut(order, logits, parameters) }
+            if parameters.topP < 1 || parameters.minP > 0 { candidates = cut(&order, logits, parameters) }
         }
         let drawn: Int
         if let candidates {
@@ -69,10 +71,9 @@ package enum Sampler {
 
     /// The tokens, best first, that top-p and min-p leave; at least one.
     private static func cut(
-        _ ranked: some IteratorProtocol<Int>, _ probabilities: UnsafeMutableBufferPointer<Float>,
+        _ ranked: inout some IteratorProtocol<Int>, _ probabilities: UnsafeMutableBufferPointer<Float>,
         _ parameters: SamplingParameters
     ) -> [Int] {
-        var ranked = ranked
         var kept: [Int] = []
         var mass = 0.0
         while let token = ranked.next() {

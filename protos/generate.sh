@@ -3,14 +3,11 @@
 # Needs python3; takes protoc from PyPI's grpcio-tools and protoc-gen-swift from the package's own dependency.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-configuration=${CONFIGURATION:-release}
-environment=.build/protoc-venv
-if [ ! -x "$environment/bin/python" ] || ! "$environment/bin/python" -c 'import grpc_tools' 2>/dev/null; then
-    python3 -m venv "$environment"
-    "$environment/bin/pip" install --quiet --disable-pip-version-check grpcio-tools
-fi
-swift build -c "$configuration" --product protoc-gen-swift
-plugin="$(swift build -c "$configuration" --show-bin-path)/protoc-gen-swift"
+# Other flags than the rest of the build uses would compile the dependencies once more.
+read -ra flags <<<"${SWIFT_FLAGS:--c release -Xswiftc -enable-testing}"
+python="$(ops/python-environment.sh)"
+swift build "${flags[@]}" --product protoc-gen-swift
+plugin="$(swift build "${flags[@]}" --show-bin-path)/protoc-gen-swift"
 
 out=Sources/Wire/Generated
 if [ "${1:-}" = --check ]; then
@@ -18,7 +15,7 @@ if [ "${1:-}" = --check ]; then
     trap 'rm -rf "$out"' EXIT
 fi
 mkdir -p "$out"
-"$environment/bin/python" -m grpc_tools.protoc -Iprotos \
+"$python" -m grpc_tools.protoc -Iprotos \
     --plugin=protoc-gen-swift="$plugin" \
     --swift_out="$out" \
     --swift_opt=Visibility=Package,FileNaming=DropPath,UseAccessLevelOnImports=true \

@@ -94,9 +94,12 @@ static double sine(double x, uint64_t quarter) {
     return quadrant & 2 ? -p : p;
 }
 
-double tk_sin_f64(double x) { return x - x == 0 ? sine(x, 0) : x - x; }
+// Beyond 2^50 a double does not tell where in the circle it is; NaN then, and for infinities.
+static bool has_angle(double x) { return x > -0x1p50 && x < 0x1p50; }
 
-double tk_cos_f64(double x) { return x - x == 0 ? sine(x, 1) : x - x; }
+double tk_sin_f64(double x) { return has_angle(x) ? sine(x, 0) : from_bits64(0x7ff8000000000000); }
+
+double tk_cos_f64(double x) { return has_angle(x) ? sine(x, 1) : from_bits64(0x7ff8000000000000); }
 
 void tk_rotary_table(
     double theta, size_t head_dim, size_t position_begin, size_t count, float *cosines, float *sines) {

@@ -1,4 +1,5 @@
 import ModelStore
+import SwiftProtobuf
 package import Tokenizer
 package import Wire
 

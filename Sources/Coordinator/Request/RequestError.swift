@@ -1,4 +1,5 @@
-import Wire
+import SwiftProtobuf
+package import Wire
 
 /// Why a request was refused or ended early. `code` is stable and meant for programs, `message` is one line for people
 /// and never holds prompt text. What status a gateway makes of it follows from `kind`.

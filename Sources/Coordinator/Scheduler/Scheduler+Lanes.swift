@@ -32,9 +32,9 @@ extension Scheduler {
         return outputs
     }
 
-    /// When the oldest step in flight was sent.
-    package var oldestStep: UInt64? {
-        lanes.lazy.flatMap { $0.inFlight.values.lazy.map(\.sent) }.min()
+    /// Lanes with a step that was sent before `time`.
+    package func lanes(waitingSince time: UInt64) -> [Int] {
+        lanes.filter { $0.inFlight.values.contains { $0.sent < time } }.map(\.index)
     }
 
     /// Makes a sequence wait for a lane again. One that has ended is forgotten instead.

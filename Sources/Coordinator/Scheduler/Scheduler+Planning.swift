@@ -1,4 +1,5 @@
-package import Wire
+import SwiftProtobuf
+import Wire
 
 extension Scheduler {
     /// Starts what waits and fits, and builds every step that can be sent now.

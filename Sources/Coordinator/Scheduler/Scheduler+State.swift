@@ -1,4 +1,4 @@
-package import Wire
+import Wire
 
 extension Scheduler {
     /// One sequence, from admission to its end.

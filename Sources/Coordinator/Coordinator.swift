@@ -1,39 +1,232 @@
 package import Logging
-package import ModelStore
+import ModelStore
+import NIOCore
+import NIOPosix
 package import ServiceLifecycle
+import Synchronization
 package import Tokenizer
+import Transport
 package import Wire
 
 /// The daemon that admits requests, schedules steps, owns placement and membership; it holds no weights.
+///
+/// Inside, `Core` lives on one event loop and runs the machines (`Membership`, `Scheduler`, `RequestMachine`); this class
+/// is the door to it for other threads.
 package final class Coordinator: Service, Sendable {
+    package static let version = "0.1.0"
+
     package let configuration: CoordinatorConfiguration
     package let tokenizer: Tokenizer
+    /// Longest sequence, prompt and answer, that is served, in tokens.
+    package let contextLength: Int
 
-    /// - Throws: `ModelError` when the manifest's tokenizer cannot be read, `RequestError` for a setting out of range.
-    package convenience init(configuration: CoordinatorConfiguration, logger: Logger) throws {
-        fatalError()
+    private enum Phase {
+        case created
+        case running(NIOLoopBound<Core>, any EventLoop)
+        case ended
     }
 
-    /// Longest sequence, prompt and answer, that is served, in tokens.
-    package var contextLength: Int { 0 }
+    private let check: RequestCheck
+    private let logger: Logger
+    private let phase = Mutex(Phase.created)
+    private let isReady = Atomic<Bool>(false)
+    private let numbers = RequestNumbers()
+    private let address = Latch<String>()
+    private let firstReady = Latch<Void>()
+
+    /// - Throws: `Failure` for a setting out of range or a topology that does not fit the model, `ModelError` or
+    ///   `TokenizerError` when the manifest's tokenizer cannot be read.
+    package convenience init(configuration: CoordinatorConfiguration, logger: Logger) throws {
+        let blob = try configuration.store.map(configuration.manifest.tokenizer, verify: true)
+        try self.init(configuration: configuration, tokenizer: Tokenizer(model: Array(blob.bytes)), logger: logger)
+    }
+
+    /// - Throws: `Failure` for a setting out of range or a topology that does not fit the model.
+    package init(configuration: CoordinatorConfiguration, tokenizer: Tokenizer, logger: Logger) throws(Failure) {
+        self.configuration = configuration
+        self.tokenizer = tokenizer
+        self.logger = logger
+        contextLength = try configuration.checked()
+        check = RequestCheck(
+            modelName: configuration.modelName, tokenizer: tokenizer,
+            vocabulary: configuration.manifest.shape.vocabulary, contextLength: contextLength)
+    }
 
     /// Whether a lane is open.
-    package var ready: Bool { false }
+    package var ready: Bool { isReady.load(ordering: .acquiring) }
 
     /// The address of the listener once it is bound, as HOST:PORT.
-    package func listening() async throws -> String { "" }
+    /// - Throws: `Failure` when it cannot be bound, `CancellationError`.
+    package func listening() async throws -> String { try await address.get() }
 
-    /// Returns when a lane is open; throws when the coordinator ends before, or cancelled.
-    package func untilReady() async throws {}
+    /// Returns when a lane is open for the first time.
+    /// - Throws: `Failure` when the coordinator ends before, `CancellationError`.
+    package func untilReady() async throws { try await firstReady.get() }
 
     /// Serves until cancelled or a graceful shutdown begins.
-    package func run() async throws {}
+    /// - Throws: `Failure` when the listener cannot be bound or the coordinator was run before.
+    package func run() async throws {
+        // A loop of the process's own group: it never shuts down, so a call that crosses the end is still answered.
+        let loop = MultiThreadedEventLoopGroup.singleton.next()
+        // What clients asked for over the binary port and is not yet tokenised; one more is refused with `queue_full`.
+        let (jobs, jobSource) = AsyncStream.makeStream(
+            of: (@Sendable () -> Void).self, bufferingPolicy: .bufferingOldest(configuration.queueLimit))
+        do {
+            let identity = LocalIdentity(
+                role: .unspecified, name: configuration.name, incarnation: UInt64.random(in: 1...UInt64.max),
+                numericsVersion: UInt32(clamping: configuration.manifest.numericsVersion))
+            let core = try await makeCore(on: loop, identity, jobs: jobSource)
+            let listener = try await listen(on: loop, identity, core)
+            address.set(.success(listener.address.hostAndPort))
+            // One after the other: tokenising is short, and this way never takes more than one thread.
+            for await job in jobs.cancelOnGracefulShutdown() { job() }
+            end(Failure(code: "shutting_down", message: "the coordinator is shutting down"))
+            await listener.close()
+            try await loop.submit { core.value.stop() }.get()
+        } catch {
+            end(error)
+            throw error
+        }
+    }
 
+    private func makeCore(
+        on loop: any EventLoop, _ identity: LocalIdentity, jobs: AsyncStream<@Sendable () -> Void>.Continuation
+    ) async throws -> NIOLoopBound<Core> {
+        try await loop.submit { [weak self, configuration, check, logger, numbers] in
+            let core = Core(
+                loop: loop, configuration: configuration, identity: identity, check: check, numbers: numbers,
+                logger: logger,
+                readyChanged: { ready in
+                    self?.isReady.store(ready, ordering: .releasing)
+                    if ready { self?.firstReady.set(.success(())) }
+                },
+                prepareElsewhere: { job in
+                    if case .enqueued = jobs.yield(job) { true } else { false }
+                })
+            core.start()
+            return NIOLoopBound(core, eventLoop: loop)
+        }.get()
+    }
+
+    private func listen(
+        on loop: any EventLoop, _ identity: LocalIdentity, _ core: NIOLoopBound<Core>
+    ) async throws -> Listener {
+        let isFirst = phase.withLock { phase in
+            guard case .created = phase else { return false }
+            phase = .running(core, loop)
+            return true
+        }
+        guard isFirst else { throw Failure(code: "coordinator_reused", message: "a coordinator runs once") }
+        return try await Listener.bind(
+            host: configuration.host, port: configuration.port, acceptLoop: loop, childLoop: loop,
+            identity: identity, roles: [.client, .workerControl],
+            insecureNetwork: configuration.insecureNetwork, logger: logger
+        ) { connection throws(Failure) in
+            try core.value.accept(connection)
+        }
+    }
+
+    private func end(_ error: any Error) {
+        phase.withLock { $0 = .ended }
+        isReady.store(false, ordering: .releasing)
+        address.set(.failure(error))
+        firstReady.set(.failure(error))
+    }
+
+    // MARK: Requests
+
+    /// Checks and tokenises on the caller's thread, and queues the request.
     /// - Throws: `RequestError` when the request is refused; afterwards failures are thrown out of the stream.
-    package func submit(_ request: GenerationRequest) async throws -> GenerationStream { fatalError() }
+    package func submit(_ request: GenerationRequest) async throws -> GenerationStream {
+        let prepared = try check.prepare(request, drawSeed: { UInt64.random(in: 0...UInt64.max) })
+        let (core, loop) = try running()
+        let id = numbers.next()
+        let (stream, sink) = StreamSink.make(limit: configuration.readerTokenLimit) {
+            loop.execute { core.value.cancel(id) }
+        }
+        let admission = try await Self.enter(loop) {
+            Result { () throws(RequestError) in
+                try core.value.admit(
+                    id: id, prompt: prepared.prompt, sampling: prepared.sampling, scoreTop: nil,
+                    request: Core.Request(machine: .generation(prepared.machine), sink: sink))
+            }
+        }
+        try admission.get()
+        return stream
+    }
 
-    /// - Throws: `RequestError`.
-    package func score(_ request: ScoringRequest) async throws -> ProtoScoreResponse { fatalError() }
+    /// Runs a sequence through a lane and gives the scores of its rows.
+    /// - Throws: `RequestError`, or `CancellationError`.
+    package func score(_ request: ScoringRequest) async throws -> ProtoScoreResponse {
+        let ids = try check.prepare(request)
+        let (core, loop) = try running()
+        let id = numbers.next()
+        let cancellation = Cancellation()
+        return try await withTaskCancellationHandler {
+            try await withCheckedThrowingContinuation { continuation in
+                loop.execute {
+                    guard !cancellation.isSet else { return continuation.resume(throwing: CancellationError()) }
+                    do throws(RequestError) {
+                        try core.value.admit(
+                            id: id, prompt: ids, sampling: ProtoSamplingParameters(),
+                            scoreTop: UInt32(clamping: request.top),
+                            request: Core.Request(
+                                machine: .score(ScoreMachine(ids: ids)), sink: ScoreSink(continuation: continuation)))
+                    } catch {
+                        continuation.resume(throwing: error)
+                    }
+                }
+            }
+        } onCancel: {
+            // Either the admission sees this, or it came before what follows.
+            cancellation.set()
+            loop.execute { core.value.cancel(id) }
+        }
+    }
 
-    package func status() async -> ProtoStatusResponse { ProtoStatusResponse() }
+    package func status() async -> ProtoStatusResponse {
+        if let (core, loop) = try? running(), let status = try? await Self.enter(loop, { core.value.status() }) {
+            return status
+        }
+        var status = ProtoStatusResponse()
+        status.coordinator = configuration.name
+        status.model = configuration.modelName
+        status.version = Self.version
+        status.contextLength = UInt32(clamping: contextLength)
+        return status
+    }
+
+    private func running() throws(RequestError) -> (NIOLoopBound<Core>, any EventLoop) {
+        switch phase.withLock({ $0 }) {
+        case .created: throw .notReady
+        case .running(let core, let loop): (core, loop)
+        case .ended: throw .shuttingDown
+        }
+    }
+
+    private static func enter<Value: Sendable>(
+        _ loop: any EventLoop, _ body: @escaping @Sendable () -> Value
+    ) async throws(RequestError) -> Value {
+        do {
+            return try await loop.submit(body).get()
+        } catch {
+            // The loop has shut down.
+            throw .shuttingDown
+        }
+    }
+}
+
+/// Tells the loop that the task which it works for was cancelled.
+private final class Cancellation: Sendable {
+    private let flag = Atomic<Bool>(false)
+
+    var isSet: Bool { flag.load(ordering: .acquiring) }
+    func set() { flag.store(true, ordering: .releasing) }
+}
+
+extension SocketAddress {
+    fileprivate var hostAndPort: String {
+        let host = ipAddress ?? ""
+        return (host.contains(":") ? "[\(host)]" : host) + ":\(port ?? 0)"
+    }
 }

@@ -1,0 +1,340 @@
+import Logging
+import ModelStore
+import NIOCore
+import Placement
+import Transport
+import Wire
+
+/// The shell: holds the machines, feeds them what arrives and performs what they say. Confined to one event loop, on which
+/// all of the coordinator's connections live; nothing here blocks or computes for long.
+final class Core {
+    struct Request {
+        enum Machine {
+            case generation(RequestMachine)
+            case score(ScoreMachine)
+        }
+
+        var machine: Machine
+        let sink: any RequestSink
+    }
+
+    /// How often deadlines are looked at: well below the shortest, so that a lost worker is noticed in time.
+    static let tickInterval = TimeAmount.milliseconds(100)
+
+    let loop: any EventLoop
+    let configuration: CoordinatorConfiguration
+    let identity: LocalIdentity
+    let check: RequestCheck
+    let manifestDigest: [UInt8]
+    let logger: Logger
+    private let numbers: RequestNumbers
+    private let readyChanged: (Bool) -> Void
+    /// Takes requests of the client plane that are to be checked and tokenised elsewhere; false when that is busy.
+    let prepareElsewhere: (@escaping @Sendable () -> Void) -> Bool
+
+    var scheduler: Scheduler
+    var membership: Membership
+    var requests: [UInt64: Request] = [:]
+    /// Requests of the client plane that are being tokenised elsewhere.
+    var preparing: Set<UInt64> = []
+    var counts = Counts()
+    var workers: [UInt64: WorkerSession] = [:]
+    var clients: [ObjectIdentifier: ClientSession] = [:]
+    private var lastSession: UInt64 = 0
+    private var isPumpScheduled = false
+    private var ticks: RepeatedTask?
+    private(set) var isStopped = false
+
+    struct Counts {
+        var finished: UInt64 = 0
+        var failed: UInt64 = 0
+        var cancelled: UInt64 = 0
+    }
+
+    init(
+        loop: any EventLoop, configuration: CoordinatorConfiguration, identity: LocalIdentity, check: RequestCheck,
+        numbers: RequestNumbers, logger: Logger, readyChanged: @escaping (Bool) -> Void,
+        prepareElsewhere: @escaping (@escaping @Sendable () -> Void) -> Bool
+    ) {
+        self.loop = loop
+        self.configuration = configuration
+        self.identity = identity
+        self.check = check
+        self.logger = logger
+        self.numbers = numbers
+        self.readyChanged = readyChanged
+        self.prepareElsewhere = prepareElsewhere
+        manifestDigest = configuration.manifest.digest
+
+        var limits = Scheduler.Limits()
+        limits.prefillChunkRows = configuration.prefillChunkRows
+        limits.maximumSequencesPerLane = configuration.maximumSequencesPerLane
+        limits.sequencesPerWave = configuration.sequencesPerWave
+        limits.queueLimit = configuration.queueLimit
+        limits.queueTimeoutMilliseconds = UInt64(configuration.queueTimeoutMilliseconds)
+        scheduler = Scheduler(limits: limits)
+
+        var rules = Membership.Rules()
+        rules.heartbeatTimeoutMilliseconds = UInt64(configuration.heartbeatTimeoutMilliseconds)
+        let shape = configuration.manifest.shape
+        let capacity = Capacity(manifest: configuration.manifest)
+        let pages = configuration.pagesPerWorker
+        membership = Membership(
+            layout: configuration.layout, rules: rules,
+            even: { names, stages throws(TopologyError) in try .even(shape: shape, workers: names, stages: stages) },
+            checkMemory: { topology, memory throws(TopologyError) in
+                try capacity.check(topology, pages: pages, memoryBytes: memory)
+            })
+    }
+
+    /// Milliseconds of a clock that only goes forward.
+    var now: UInt64 { loop.now.uptimeNanoseconds / 1_000_000 }
+
+    func start() {
+        let core = NIOLoopBound(self, eventLoop: loop)
+        ticks = loop.scheduleRepeatedTask(initialDelay: Self.tickInterval, delay: Self.tickInterval) { _ in
+            core.value.tick()
+        }
+    }
+
+    /// Ends everything: requests fail, connections close.
+    func stop() {
+        guard !isStopped else { return }
+        isStopped = true
+        ticks?.cancel()
+        for (id, request) in requests {
+            scheduler.finish(id)
+            request.sink.failed(.shuttingDown)
+        }
+        requests = [:]
+        let failure = Failure(code: "shutting_down", message: "the coordinator is shutting down")
+        for client in clients.values { client.connection.close(failure) }
+        for worker in workers.values { worker.close(failure) }
+        readyChanged(false)
+    }
+
+    private func tick() {
+        let now = now
+        perform(membership.tick(now: now))
+        handle(scheduler.expire(now: now))
+        let timeout = UInt64(configuration.stepTimeoutMilliseconds)
+        let stuck = now > timeout ? scheduler.lanes(waitingSince: now - timeout) : []
+        if !stuck.isEmpty {
+            for lane in stuck {
+                logger.error("a step did not come back", metadata: ["lane": "\(lane)"])
+                handle(
+                    scheduler.close(
+                        lane: lane, code: "step_timeout", message: "a step did not come back for \(timeout) ms"))
+            }
+            perform(membership.stuck())
+        }
+        schedulePump()
+    }
+
+    func makeRequestID() -> UInt64 { numbers.next() }
+
+    /// Takes a connection whose handshake is done.
+    func accept(_ connection: Connection) throws(Failure) -> any ConnectionDelegate {
+        guard !isStopped else {
+            throw Failure(code: "shutting_down", message: "the coordinator is shutting down")
+        }
+        switch connection.peer.role {
+        case .client:
+            let session = ClientSession(connection: connection, core: self)
+            clients[ObjectIdentifier(connection)] = session
+            return session
+        case .workerControl:
+            lastSession += 1
+            return WorkerSession(number: lastSession, control: connection, core: self)
+        default:
+            throw Failure(code: "role_unexpected", message: "the coordinator serves clients and workers")
+        }
+    }
+
+    // MARK: Requests
+
+    /// - Throws: why the request is refused; the sink is not called then.
+    func admit(
+        id: UInt64, prompt: [Int32], sampling: ProtoSamplingParameters, scoreTop: UInt32?, request: Request
+    ) throws(RequestError) {
+        guard !isStopped else { throw .shuttingDown }
+        // While everybody loads anew after a loss, requests wait with those that are replayed.
+        guard scheduler.hasOpenLane || (membership.isLoading && membership.epoch > 1) else { throw .notReady }
+        try scheduler.admit(
+            Scheduler.Work(id: id, prompt: prompt, sampling: sampling, scoreTop: scoreTop), now: now)
+        requests[id] = request
+        if case .generation = request.machine {
+            request.sink.accepted(
+                Acceptance(
+                    requestID: "\(String(identity.incarnation, radix: 16))-\(id)", model: configuration.modelName,
+                    seed: sampling.seed, promptTokens: prompt.count))
+        }
+        schedulePump()
+    }
+
+    /// Ends a request that its reader no longer wants. Unknown ids have ended already.
+    func cancel(_ id: UInt64) {
+        if preparing.remove(id) != nil { counts.cancelled += 1 }
+        guard let request = requests.removeValue(forKey: id) else { return }
+        scheduler.finish(id)
+        counts.cancelled += 1
+        switch request.machine {
+        case .generation(let machine): request.sink.finished(.cancelled, machine.usage)
+        case .score: request.sink.finished(.cancelled, Usage(promptTokens: 0, completionTokens: 0))
+        }
+        schedulePump()
+    }
+
+    func fail(_ id: UInt64, _ error: RequestError) {
+        guard let request = requests.removeValue(forKey: id) else { return }
+        scheduler.finish(id)
+        counts.failed += 1
+        request.sink.failed(error)
+    }
+
+    func handle(_ outputs: [Scheduler.Output]) {
+        for output in outputs {
+            switch output {
+            case .token(let id, let token): take(token, for: id)
+            case .scored(let id, let rows): take(rows, for: id)
+            case .failed(let id, let code, let message):
+                let kind: RequestError.Kind = code == RequestError.queueTimeout.code ? .unavailable : .failed
+                fail(id, RequestError(kind, code: code, message: message))
+            }
+        }
+    }
+
+    private func take(_ token: Int32, for id: UInt64) {
+        guard let request = requests[id], case .generation(var machine) = request.machine else {
+            scheduler.finish(id)
+            return
+        }
+        // The machine's text is changed in place, not copied for each token.
+        requests[id] = nil
+        let output = machine.append(token)
+        guard request.sink.delta(text: output.text, tokens: [token]) else {
+            requests[id] = Request(machine: .generation(machine), sink: request.sink)
+            fail(id, .slowReader(limit: configuration.readerTokenLimit))
+            return
+        }
+        if let reason = output.finish {
+            scheduler.finish(id)
+            counts.finished += 1
+            request.sink.finished(reason, machine.usage)
+        } else {
+            requests[id] = Request(machine: .generation(machine), sink: request.sink)
+        }
+    }
+
+    private func take(_ rows: ProtoScoredRows, for id: UInt64) {
+        guard let request = requests[id], case .score(var machine) = request.machine else {
+            scheduler.finish(id)
+            return
+        }
+        do throws(RequestError) {
+            if let response = try machine.append(rows) {
+                requests[id] = nil
+                scheduler.finish(id)
+                counts.finished += 1
+                request.sink.scored(response)
+            } else {
+                requests[id] = Request(machine: .score(machine), sink: request.sink)
+            }
+        } catch {
+            fail(id, error)
+        }
+    }
+
+    // MARK: Steps
+
+    /// Plans at the end of this tick of the loop, so that what arrived together goes into one step.
+    func schedulePump() {
+        guard !isPumpScheduled, !isStopped else { return }
+        isPumpScheduled = true
+        let core = NIOLoopBound(self, eventLoop: loop)
+        loop.execute { core.value.pump() }
+    }
+
+    private func pump() {
+        isPumpScheduled = false
+        guard !isStopped else { return }
+        for planned in scheduler.plan(now: now) {
+            let frame = Frame(.step, planned.step, correlation: planned.step.stepID, epoch: planned.epoch)
+            // A home without a connection is lost in this very moment, and its lane will be closed.
+            worker(named: planned.home)?.data?.send(frame)
+        }
+    }
+
+    func worker(named name: String) -> WorkerSession? {
+        membership.members[name].flatMap { workers[$0.session] }
+    }
+
+    // MARK: The cluster's changes
+
+    func perform(_ changes: [Membership.Change]) {
+        for change in changes {
+            switch change {
+            case .joined(let name):
+                logger.info("worker joined", metadata: ["worker": "\(name)"])
+            case .lost(let name, let session, let failure):
+                logger.warning("worker lost", metadata: ["worker": "\(name)", "reason": "\(failure)"])
+                workers.removeValue(forKey: session)?.close(failure)
+            case .placed(let placed):
+                logger.info("placement", metadata: ["epoch": "\(placed.epoch)", "lanes": "\(placed.lanes.count)"])
+                scheduler.suspend()
+                assign(placed)
+            case .opened(let placed):
+                logger.info("lanes open", metadata: ["epoch": "\(placed.epoch)"])
+                let pages = LanePages.divide(pages: configuration.pagesPerWorker, among: placed.lanes)
+                scheduler.open(
+                    epoch: placed.epoch,
+                    lanes: zip(placed.lanes, pages).map { Scheduler.LaneSpecification(homes: $0, pages: $1) })
+            case .closed(let lanes, let failure):
+                for lane in lanes {
+                    handle(scheduler.close(lane: lane, code: failure.code, message: failure.message))
+                }
+            }
+        }
+        guard !changes.isEmpty else { return }
+        readyChanged(scheduler.hasOpenLane && !isStopped)
+        if !scheduler.hasOpenLane, !membership.isLoading {
+            handle(
+                scheduler.failWaiting(code: "worker_lost", message: "no lane is left: a worker of each was lost"))
+        }
+        schedulePump()
+    }
+
+    private func assign(_ placed: Membership.Placed) {
+        let assign = ProtoAssign.with {
+            $0.placement = placement(placed)
+            $0.pages = UInt32(clamping: configuration.pagesPerWorker)
+        }
+        for name in placed.topology.workers {
+            guard let worker = worker(named: name) else { continue }
+            worker.control.send(Frame(.assign, assign, epoch: placed.epoch))
+            worker.dial()
+        }
+    }
+
+    private func placement(_ placed: Membership.Placed) -> ProtoPlacement {
+        .with {
+            $0.epoch = placed.epoch
+            $0.stages = placed.topology.stages.map { stage in
+                .with {
+                    $0.firstLayer = UInt32(clamping: stage.layers.lowerBound)
+                    $0.layerCount = UInt32(clamping: stage.layers.count)
+                    $0.members = stage.members.map { member in
+                        let registration = membership.members[member.name]?.registration
+                        return .with {
+                            $0.name = member.name
+                            $0.incarnation = registration?.incarnation ?? 0
+                            $0.dataAddress = registration?.dataAddress ?? ""
+                            $0.experts = member.experts.map { UInt32(clamping: $0) }
+                        }
+                    }
+                }
+            }
+            $0.lanes = placed.lanes.map { homes in .with { $0.workers = homes } }
+        }
+    }
+}

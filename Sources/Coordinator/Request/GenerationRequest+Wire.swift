@@ -1,0 +1,64 @@
+import Tokenizer
+import Wire
+
+extension GenerationRequest {
+    /// A request of the client plane.
+    /// - Throws: `RequestError` where a field cannot be read.
+    init(_ message: ProtoGenerateRequest) throws(RequestError) {
+        let prompt: Prompt
+        switch message.prompt {
+        case .text(let text): prompt = .text(text)
+        case .tokens(let sequence): prompt = .tokens(sequence.ids)
+        case .chat(let chat): prompt = try Self.chat(chat)
+        case nil: throw .invalid("prompt", "missing; give text, tokens or chat")
+        }
+        var sampling = SamplingOptions()
+        if message.hasTemperature { sampling.temperature = Double(message.temperature) }
+        if message.hasTopK { sampling.topK = Int(message.topK) }
+        if message.hasTopP { sampling.topP = Double(message.topP) }
+        if message.hasMinP { sampling.minP = Double(message.minP) }
+        if message.hasSeed { sampling.seed = message.seed }
+        sampling.choice = Int(message.choice)
+        sampling.logitBias = message.logitBias.map { ($0.token, $0.bias) }
+        self.init(
+            model: message.model, prompt: prompt, sampling: sampling,
+            maxTokens: message.hasMaxTokens ? Int(message.maxTokens) : nil, stop: message.stop)
+    }
+
+    private static func chat(_ chat: ProtoChat) throws(RequestError) -> Prompt {
+        do throws(TokenizerError) {
+            var messages: [ChatMessage] = []
+            for message in chat.messages {
+                guard let role = ChatMessage.Role(rawValue: message.role) else {
+                    throw TokenizerError("chat_role", "unknown role, allowed are system, user, assistant and tool")
+                }
+                messages.append(
+                    ChatMessage(
+                        role: role, content: message.content,
+                        toolCalls: try ToolCall.list(try json(message.toolCallsJson)),
+                        toolCallID: message.toolCallID.isEmpty ? nil : message.toolCallID,
+                        name: message.name.isEmpty ? nil : message.name))
+            }
+            return .chat(messages, tools: try Tool.list(try json(chat.toolsJson)))
+        } catch {
+            throw RequestError(.invalid, code: "invalid_messages", message: error.message, parameter: "messages")
+        }
+    }
+
+    private static func json(_ text: String) throws(TokenizerError) -> JSONValue? {
+        text.isEmpty ? nil : try JSONValue(parsing: text)
+    }
+}
+
+extension ScoringRequest {
+    /// - Throws: `RequestError` where a field is missing.
+    init(_ message: ProtoScoreRequest) throws(RequestError) {
+        let input: Input
+        switch message.input {
+        case .text(let text): input = .text(text)
+        case .tokens(let sequence): input = .tokens(sequence.ids)
+        case nil: throw .invalid("input", "missing; give text or tokens")
+        }
+        self.init(model: message.model, input: input, top: Int(message.top))
+    }
+}

@@ -2,7 +2,7 @@ package import Logging
 import ModelStore
 import NIOCore
 import NIOPosix
-package import ServiceLifecycle
+import ServiceLifecycle
 import Synchronization
 package import Tokenizer
 import Transport

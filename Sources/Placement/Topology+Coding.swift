@@ -30,7 +30,8 @@ extension Topology.Stage: Codable {
             throw DecodingError.dataCorruptedError(
                 forKey: key, in: container, debugDescription: "layers: give one range, for example 0-2")
         }
-        self.init(layers: first..<last + 1, members: try container.decode([Topology.Member].self, forKey: Keys("workers")))
+        let members = try container.decode([Topology.Member].self, forKey: Keys("workers"))
+        self.init(layers: first..<last + 1, members: members)
     }
 
     package func encode(to encoder: any Encoder) throws {

@@ -25,8 +25,8 @@ extension Topology {
         guard (workers.count - 1) / count < shape.experts else {
             throw TopologyError(
                 code: "workers_too_many",
-                message: "workers: \(workers.count) for \(count) stages of \(shape.experts) experts; a worker would hold "
-                    + "none, so give at most \(count * shape.experts) workers or more stages")
+                message: "workers: \(workers.count) for \(count) stages of \(shape.experts) experts; a worker would "
+                    + "hold none, so give at most \(count * shape.experts) workers or more stages")
         }
         let layers = split(shape.layers, into: count)
         let members = split(workers.count, into: count)

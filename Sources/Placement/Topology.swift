@@ -76,7 +76,8 @@ extension Topology {
             guard stage.layers.upperBound <= shape.layers else {
                 throw TopologyError(
                     code: "layers_excess",
-                    message: "stage \(index): layers \(describe(stage.layers)), but the model has \(shape.layers) layers "
+                    message:
+                        "stage \(index): layers \(describe(stage.layers)), but the model has \(shape.layers) layers "
                         + "(0-\(shape.layers - 1))")
             }
             nextLayer = stage.layers.upperBound
@@ -112,8 +113,8 @@ extension Topology {
             guard !member.name.isEmpty, member.name.utf8.count <= Self.nameLimit else {
                 throw TopologyError(
                     code: "worker_name",
-                    message: "stage \(index): a worker's name has \(member.name.utf8.count) bytes, 1 to \(Self.nameLimit) "
-                        + "are allowed")
+                    message: "stage \(index): a worker's name has \(member.name.utf8.count) bytes, "
+                        + "1 to \(Self.nameLimit) are allowed")
             }
             if let other = seen.updateValue(index, forKey: member.name) {
                 let place = other == index ? "twice in stage \(index)" : "in stage \(other) and in stage \(index)"

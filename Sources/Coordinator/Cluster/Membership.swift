@@ -63,11 +63,6 @@ package struct Membership: Sendable {
         case closed(lanes: [Int], Failure)
     }
 
-    package enum Layout: Sendable, Equatable {
-        case topology(Topology)
-        case even(workers: Int, stages: Int)
-    }
-
     package struct Rules: Sendable {
         package var heartbeatTimeoutMilliseconds: UInt64 = 3_000
         /// How long a worker that another cannot reach may still turn out to be lost, before everybody connects anew.
@@ -76,7 +71,7 @@ package struct Membership: Sendable {
         package init() {}
     }
 
-    package let layout: Layout
+    package let layout: CoordinatorConfiguration.Layout
     package let rules: Rules
     /// Deals a model evenly over workers of these names, or checks memory; set by the shell from shape and manifest.
     private let even: @Sendable ([String], Int) throws(TopologyError) -> Topology
@@ -91,7 +86,7 @@ package struct Membership: Sendable {
     private var suspectedSince: UInt64?
 
     package init(
-        layout: Layout, rules: Rules,
+        layout: CoordinatorConfiguration.Layout, rules: Rules,
         even: @escaping @Sendable (_ names: [String], _ stages: Int) throws(TopologyError) -> Topology,
         checkMemory: @escaping @Sendable (Topology, _ memoryBytes: [String: UInt64]) throws(TopologyError) -> Void
     ) {
@@ -127,8 +122,8 @@ package struct Membership: Sendable {
             guard old.registration.incarnation == registration.incarnation else {
                 throw Failure(
                     code: "worker_duplicate",
-                    message: "worker \"\(registration.name)\" is here already, as another process; give this one another "
-                        + "name")
+                    message: "worker \"\(registration.name)\" is here already, as another process; give this one "
+                        + "another name")
             }
             // The same process over a new connection: the old one is dead, only nobody has noticed.
             changes += lose(
@@ -219,7 +214,8 @@ package struct Membership: Sendable {
         let bytes = registration.name.utf8.count
         guard (1...Topology.nameLimit).contains(bytes) else {
             throw Failure(
-                code: "worker_name", message: "the worker's name has \(bytes) bytes, 1 to \(Topology.nameLimit) are allowed")
+                code: "worker_name",
+                message: "the worker's name has \(bytes) bytes, 1 to \(Topology.nameLimit) are allowed")
         }
         guard case .topology(let topology) = layout, topology.locate(registration.name) == nil else { return }
         throw Failure(

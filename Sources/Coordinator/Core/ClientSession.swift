@@ -70,7 +70,8 @@ final class ClientSession: ConnectionDelegate {
         case .ended: return nil
         case .unknown:
             throw Failure(
-                code: "stream_unknown", message: "frame \(frame.kind.name) for stream \(frame.correlation), which never was")
+                code: "stream_unknown",
+                message: "frame \(frame.kind.name) for stream \(frame.correlation), which never was")
         }
     }
 

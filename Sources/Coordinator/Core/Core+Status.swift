@@ -1,3 +1,4 @@
+import Placement
 import SwiftProtobuf
 import Wire
 
@@ -35,7 +36,8 @@ extension Core {
             $0.weightBytes = member.weightBytes
             $0.pagesTotal = member.pages
             $0.pagesUsed = UInt32(
-                clamping: scheduler.lanes.filter { $0.isOpen && $0.homes.contains(name) }.reduce(0) { $0 + $1.pagesUsed })
+                clamping: scheduler.lanes.filter { $0.isOpen && $0.homes.contains(name) }
+                    .reduce(0) { $0 + $1.pagesUsed })
             $0.accounting = member.accounting
             guard let topology = membership.placed?.topology, let (stage, index) = topology.locate(name) else { return }
             let layers = topology.stages[stage].layers

@@ -2,6 +2,7 @@ import Logging
 import ModelStore
 import NIOCore
 import Placement
+import SwiftProtobuf
 import Transport
 import Wire
 

@@ -1,4 +1,5 @@
 import Logging
+import ModelStore
 import NIOCore
 import Transport
 import Wire
@@ -35,7 +36,8 @@ final class WorkerSession: ConnectionDelegate {
             case .peerLost where isRegistered:
                 let lost = try frame.message(ProtoPeerLost.self)
                 core.logger.warning(
-                    "a worker cannot reach another", metadata: ["worker": "\(control.peer.name)", "peer": "\(lost.name)"])
+                    "a worker cannot reach another",
+                    metadata: ["worker": "\(control.peer.name)", "peer": "\(lost.name)"])
                 core.membership.peerLost(name: lost.name, incarnation: lost.incarnation, now: core.now)
             default:
                 throw Failure(
@@ -56,7 +58,8 @@ final class WorkerSession: ConnectionDelegate {
         }
         guard message.name == control.peer.name, message.incarnation == control.peer.incarnation else {
             throw Failure(
-                code: "identity_mismatch", message: "register names another worker or incarnation than the handshake did")
+                code: "identity_mismatch",
+                message: "register names another worker or incarnation than the handshake did")
         }
         let version = UInt32(clamping: core.configuration.manifest.numericsVersion)
         guard message.numericsVersion == version else {
@@ -163,7 +166,8 @@ final class WorkerSession: ConnectionDelegate {
     /// Results of another epoch are dropped later; those of this one must come from whom they can come from.
     private func checkHome(of lane: UInt32, epoch: UInt64, _ isRight: ([String]) -> Bool) throws(Failure) {
         let lanes = core.scheduler.lanes
-        guard epoch == core.scheduler.epoch, let index = Int(exactly: lane), lanes.indices.contains(index) else { return }
+        guard epoch == core.scheduler.epoch, let index = Int(exactly: lane), lanes.indices.contains(index)
+        else { return }
         guard isRight(lanes[index].homes) else {
             throw Failure(
                 code: "lane_foreign", message: "lane \(lane): worker \"\(control.peer.name)\" has no part in this")

@@ -48,8 +48,8 @@ extension RequestError {
 
     static func modelNotFound(_ name: String, serving: String) -> RequestError {
         RequestError(
-            .notFound, code: "model_not_found", message: "model \(quoted(name)) is not served here, \(quoted(serving)) is",
-            parameter: "model")
+            .notFound, code: "model_not_found",
+            message: "model \(quoted(name)) is not served here, \(quoted(serving)) is", parameter: "model")
     }
 
     static func promptTooLong(tokens: Int, limit: Int) -> RequestError {

@@ -1,5 +1,5 @@
 import CKernels
-import ModelStore
+package import ModelStore
 
 /// The rows that products take, in the forms that their weights want: float32, or quantised once and prepared.
 ///
@@ -17,13 +17,13 @@ package final class Activations {
     private var encoded: UnsafeMutableRawPointer
     private var encodedBytes = 0
 
-    init() {
+    package init() {
         floats = floatMemory.reserve(0).assumingMemoryBound(to: Float.self)
         encoded = encodedMemory.reserve(0)
     }
 
     /// Makes room for `count` rows of `columns` floats that will be needed in `formats`.
-    func reset(count: Int, columns: Int, formats: [ActivationFormat]) {
+    package func reset(count: Int, columns: Int, formats: [ActivationFormat]) {
         self.count = count
         self.columns = columns
         self.formats = formats
@@ -39,12 +39,12 @@ package final class Activations {
     }
 
     /// A float32 row, to be filled before `encode`.
-    func row(_ row: Int) -> UnsafeMutablePointer<Float> {
+    package func row(_ row: Int) -> UnsafeMutablePointer<Float> {
         floats + row * columns
     }
 
     /// Quantises a float32 row into the forms asked for. Any thread, each row once.
-    func encode(row: Int) {
+    package func encode(row: Int) {
         for format in formats where format != .f32 {
             let bytes = encoded + row * encodedBytes
             tk_quantise(Kernels.isa, format.kernelActivation, self.row(row), columns, bytes)

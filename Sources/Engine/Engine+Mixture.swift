@@ -97,9 +97,9 @@ extension Engine {
         products.multiplyGateUp(
             gate: weights.w1, up: weights.w3, input: input, scratch: upScratch.base, out: inner.floats)
         products.eachRow(rows.count, bytes: rowCost) { [self] row in inner.encode(row: row) }
-        let parts = tk_down_parts(weights.w2.format.kernelFormat, shape.feedForward)
         products.multiply(
-            [weights.w2], offsets: [0], input: inner, parts: parts, out: outputs[first], stride: outputs.width)
+            [weights.w2], offsets: [0], input: inner, parts: weights.w2.downParts, out: outputs[first],
+            stride: outputs.width)
     }
 
     /// x += Σ weight · output of one row, in the canonical order of addition.

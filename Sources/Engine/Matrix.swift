@@ -1,11 +1,11 @@
 import CKernels
-import ModelStore
+package import ModelStore
 
 /// A matrix of weights: `rows` outputs, `columns` inputs.
-struct Matrix {
-    let format: TensorFormat
-    let rows: Int
-    let columns: Int
+package struct Matrix {
+    package let format: TensorFormat
+    package let rows: Int
+    package let columns: Int
     /// Panels of 16 outputs, as they lie in the blob.
     let panels: UnsafeRawPointer
     let panelCount: Int
@@ -13,12 +13,14 @@ struct Matrix {
     /// Float32, row-major: what OpenBLAS multiplies with; nil for the native kernels.
     var dense: DenseWeights?
 
-    /// What a native product reads its activations as.
-    var activation: ActivationFormat { dense == nil ? format.activation : .f32 }
+    /// The form in which products read their activations.
+    package var activation: ActivationFormat { dense == nil ? format.activation : .f32 }
+    /// Parts in which an expert's down projection sums its inner dimension: 4, or 2 or 1 where parts would split blocks.
+    package var downParts: Int { tk_down_parts(format.kernelFormat, columns) }
     var bytes: Int { dense.map { $0.memory.bytes } ?? panelCount * panelBytes }
 
     /// - Throws: `EngineError` `model_shape` where the tensor is not the model's, `ModelError` where the blob lacks it.
-    init(_ name: String, of blob: MappedBlob, rows: Int, columns: Int) throws {
+    package init(_ name: String, of blob: MappedBlob, rows: Int, columns: Int) throws {
         let (entry, bytes) = try blob.tensor(name)
         let format = entry.format
         let panelCount = tk_panel_count(rows)

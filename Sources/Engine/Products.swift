@@ -12,7 +12,7 @@ package final class Products {
     /// Items for each thread, so that one that is held up does not hold up the rest.
     private static let itemsPerThread = 4
 
-    init(threads: Int, compute: ComputeBackend) {
+    package init(threads: Int, compute: ComputeBackend) {
         pool = ThreadPool(threads: threads)
         self.compute = compute
         if compute == .openblas { openblas_set_num_threads(Int32(clamping: threads)) }
@@ -24,7 +24,7 @@ package final class Products {
     ///   - offsets: where each matrix's outputs begin in a row of `out`.
     ///   - parts: 1, or the parts in which the inner dimension is summed (`tk_matmul`).
     ///   - stride: floats from one row of `out` to the next.
-    func multiply(
+    package func multiply(
         _ matrices: [Matrix], offsets: [Int], input: Activations, parts: Int = 1, out: UnsafeMutablePointer<Float>,
         stride: Int
     ) {

@@ -2,7 +2,7 @@
 /// (https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto).
 enum TokenizerBlob {
     /// A piece, with SentencePiece's type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-    struct Piece {
+    struct Piece: Equatable {
         var text: String
         var score: Float
         var type: UInt8
@@ -68,32 +68,34 @@ enum TokenizerBlob {
         message.append(UInt8(rest))
     }
 
-    /// Checks a model's pieces, so that a broken tokenizer is found at import and not at the first request.
+    /// Reads and checks a model's pieces, so that a broken tokenizer is found at import and not at the first request.
     ///
     /// - Parameter vocabulary: the rows of the embedding.
+    /// - Returns: the pieces in the order of their ids.
     /// - Throws: ``ModelError`` `tokenizer_invalid` or `duplicate`, naming the piece.
-    static func check(_ bytes: [UInt8], vocabulary: Int, file: String) throws {
+    @discardableResult
+    static func check(_ bytes: [UInt8], vocabulary: Int, file: String) throws -> [Piece] {
         var reader = Reader(bytes: bytes[...], file: file)
-        var count = 0
+        var pieces: [Piece] = []
         var seen: Set<String> = []
         while let (field, content) = try reader.next() {
             guard field == 1 else { continue }
             guard case .bytes(let message) = content else {
-                throw reader.failure("a piece of the wrong wire type", field: "piece \(count)")
+                throw reader.failure("a piece of the wrong wire type", field: "piece \(pieces.count)")
             }
-            try check(piece: message, index: count, seen: &seen, file: file)
-            count += 1
+            pieces.append(try check(piece: message, index: pieces.count, seen: &seen, file: file))
         }
-        guard count == vocabulary else {
+        guard pieces.count == vocabulary else {
             throw ModelError(
                 .tokenizerInvalid, "the vocabulary differs from the embedding's rows", file: file, field: "pieces",
-                found: "\(count)", limit: "\(vocabulary)")
+                found: "\(pieces.count)", limit: "\(vocabulary)")
         }
+        return pieces
     }
 
     private static func check(
         piece message: ArraySlice<UInt8>, index: Int, seen: inout Set<String>, file: String
-    ) throws {
+    ) throws -> Piece {
         let field = "piece \(index)"
         var text: ArraySlice<UInt8> = []
         var score: Float = 0
@@ -127,6 +129,7 @@ enum TokenizerBlob {
                 digits.allSatisfy({ (0x30...0x39).contains($0) || (0x41...0x46).contains($0) })
             else { throw failure("an impossible byte piece", found: piece, limit: "<0x00> to <0xFF>") }
         }
+        return Piece(text: piece, score: score, type: UInt8(type))
     }
 
     /// The fields of a protobuf message.

@@ -80,7 +80,7 @@ let package = Package(
             swiftSettings: swiftSettings
         ),
         tests("KernelsTests", ["CKernels", "ModelStore"]),
-        tests("WireTests", ["Wire", nioCore]),
+        tests("WireTests", ["Wire", nioCore, protobuf]),
         tests("ModelStoreTests", ["ModelStore", "TestSupport"]),
         tests("TokenizerTests", ["Tokenizer", "TestSupport"]),
         tests("EngineTests", ["Engine", "TestSupport"]),

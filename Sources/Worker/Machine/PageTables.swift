@@ -1,7 +1,7 @@
 package import Wire
 
 /// What a worker can compute, for checking what comes from outside.
-package struct Bounds: Sendable, Equatable {
+package struct WorkerBounds: Sendable, Equatable {
     /// Positions in a page.
     package static let tokensPerPage = 32
     /// Most (token, logit) pairs that a step returns: 16 bytes each fit the result's frame several times.
@@ -75,7 +75,7 @@ package struct LaneTables {
     package private(set) var tables: [UInt64: Table] = [:]
 
     /// Applies the step's changes and checks its rows. What is wrong with one sequence fails that sequence alone.
-    package mutating func apply(_ step: ProtoStep, bounds: Bounds) -> Outcome {
+    package mutating func apply(_ step: ProtoStep, bounds: WorkerBounds) -> Outcome {
         guard step.stepID > lastStep else { return .repeated }
         let isNews: Bool
         if step.wholeTables {
@@ -129,7 +129,7 @@ package struct LaneTables {
     }
 
     private mutating func accept(
-        _ rows: ProtoSequenceRows, isNews: Bool, scored: inout Int, bounds: Bounds
+        _ rows: ProtoSequenceRows, isNews: Bool, scored: inout Int, bounds: WorkerBounds
     ) -> ProtoFailure? {
         func failure(_ code: String, _ message: String) -> ProtoFailure { .init(Failure(code: code, message: message)) }
 
@@ -140,7 +140,7 @@ package struct LaneTables {
         defer { tables[rows.sequence] = table }
         if let failure = table.failure { return failure }
         if isNews {
-            let most = (bounds.contextLength + Bounds.tokensPerPage - 1) / Bounds.tokensPerPage
+            let most = (bounds.contextLength + WorkerBounds.tokensPerPage - 1) / WorkerBounds.tokensPerPage
             guard rows.pages.count <= most - min(table.pages.count, most) else {
                 return failure("page_count", "\(table.pages.count) + \(rows.pages.count) pages, the most are \(most)")
             }
@@ -154,7 +154,7 @@ package struct LaneTables {
             }
         }
         let end = Int(rows.position) + rows.tokens.count
-        let room = min(bounds.contextLength, table.pages.count * Bounds.tokensPerPage)
+        let room = min(bounds.contextLength, table.pages.count * WorkerBounds.tokensPerPage)
         guard end <= room else {
             return failure("position_range", "rows end at position \(end), pages and context end at \(room)")
         }
@@ -175,8 +175,8 @@ package struct LaneTables {
             }
             // At most 2^13 rows and 2^32 tokens each.
             let wanted = rows.tokens.count * min(Int(rows.score.top), bounds.vocabulary)
-            guard wanted <= Bounds.scoresInStep - scored else {
-                return failure("score_too_large", "\(wanted) more top tokens, a step returns \(Bounds.scoresInStep)")
+            guard wanted <= WorkerBounds.scoresInStep - scored else {
+                return failure("score_too_large", "\(wanted) more top tokens, a step returns \(WorkerBounds.scoresInStep)")
             }
             scored += wanted
         }

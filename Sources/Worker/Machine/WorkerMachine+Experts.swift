@@ -10,7 +10,7 @@ extension WorkerMachine {
     }
 
     /// The connection to a peer is gone: steps with rows there cannot be finished.
-    package mutating func linkLost(_ peer: PeerID, _ failure: Failure) -> [Action] {
+    package mutating func linkLost(_ peer: PeerID, _ failure: Failure) -> [WorkerAction] {
         guard let link = links.removeValue(forKey: peer) else { return [] }
         var broken = Set(link.waiting.values.joined().map(\.step))
         for (correlation, request) in outstanding where request.peer == peer {
@@ -24,18 +24,18 @@ extension WorkerMachine {
     // MARK: Home
 
     /// Sends every row of a layer to the hosts of its experts, or into the own queues.
-    mutating func dispatch(_ key: StepKey, routes: [RowRoute]) -> [Action] {
+    mutating func dispatch(_ key: StepKey, routes: [RowRoute]) -> [WorkerAction] {
         guard let step = steps[key] else { return [] }
         var own: [Int: [Int]] = [:]
         var remote: [PeerID: [(output: Int, expert: Int)]] = [:]
         for (row, route) in routes.enumerated() {
             for (slot, expert) in route.experts.enumerated() {
-                guard let host = topology.host(of: expert, reachable: { (links[$0]?.credits ?? 0) > 0 }) else {
+                guard let host = view.host(of: expert, reachable: { (links[$0]?.credits ?? 0) > 0 }) else {
                     return failStep(
                         key, Failure(code: "expert_unreachable", message: "no holder of expert \(expert) is reached"))
                 }
                 let output = row * bounds.expertsUsed + slot
-                if host == topology.own {
+                if host == view.own {
                     own[expert, default: []].append(output)
                 } else {
                     remote[host, default: []].append((output, expert))
@@ -45,7 +45,7 @@ extension WorkerMachine {
         for (expert, outputs) in own.sorted(by: { $0.key < $1.key }) {
             enqueue(.own(key), workClass: step.workClass, layer: step.layer, expert: expert, outputs: outputs)
         }
-        var actions: [Action] = []
+        var actions: [WorkerAction] = []
         for (peer, pairs) in remote.sorted(by: { $0.key < $1.key }) {
             // By expert, so that a host finds the rows of one product, and later their results, side by side.
             let sorted = pairs.sorted { ($0.expert, $0.output) < ($1.expert, $1.output) }
@@ -57,10 +57,10 @@ extension WorkerMachine {
     }
 
     /// Sends waiting rows as far as the host's credits go: decode first, but prefill after eight decode sends.
-    mutating func pump(_ peer: PeerID) -> [Action] {
+    mutating func pump(_ peer: PeerID) -> [WorkerAction] {
         guard var link = links[peer] else { return [] }
         defer { links[peer] = link }
-        var actions: [Action] = []
+        var actions: [WorkerAction] = []
         while link.inFlight < link.credits {
             let hasDecode = !(link.waiting[.decode] ?? []).isEmpty
             let hasPrefill = !(link.waiting[.prefill] ?? []).isEmpty
@@ -89,7 +89,7 @@ extension WorkerMachine {
     /// - Parameter notFinite: rows of the reply that hold a NaN or an infinity.
     package mutating func resultsReceived(
         _ reply: ExpertReply, correlation: UInt64, notFinite: [Int], from peer: PeerID
-    ) -> [Action] {
+    ) -> [WorkerAction] {
         guard let request = outstanding[correlation], request.peer == peer else { return [] }
         guard reply.step == request.step.step, Int(reply.lane) == request.step.lane, Int(reply.layer) == request.layer,
             reply.status != .done || reply.rowCount == request.outputs.count
@@ -102,7 +102,7 @@ extension WorkerMachine {
         }
         outstanding[correlation] = nil
         links[peer]?.inFlight -= request.outputs.count
-        var actions: [Action] = []
+        var actions: [WorkerAction] = []
         if reply.status != .done {
             let failure = Failure(
                 code: "expert_refused", message: "worker '\(peer.name)' refused layer \(request.layer): \(reply.status)")
@@ -122,7 +122,7 @@ extension WorkerMachine {
     }
 
     /// A home is gone: what it waits for is not computed.
-    package mutating func homeLost(_ home: HomeID) -> [Action] {
+    package mutating func homeLost(_ home: HomeID) -> [WorkerAction] {
         guard homes.removeValue(forKey: home) != nil else { return [] }
         let keys = requests.keys.filter { $0.home == home }.sorted { $0.correlation < $1.correlation }
         for key in keys { requests[key] = nil }
@@ -143,7 +143,7 @@ extension WorkerMachine {
     /// - Parameter format: what the experts of the request's layer take; nil if this worker does not hold the layer.
     package mutating func expertsReceived(
         _ request: ExpertRequest, correlation: UInt64, format: RowFormat?, from home: HomeID
-    ) -> [Action] {
+    ) -> [WorkerAction] {
         let key = RequestKey(home: home, correlation: correlation)
         guard var state = homes[home], requests[key] == nil else { return [] }
         let count = request.assignments.count
@@ -154,8 +154,8 @@ extension WorkerMachine {
             return [.closeHome(home, failure)]
         }
         let layer = Int(request.layer)
-        let held = topology.experts
-        guard topology.layers.contains(layer), topology.members.contains(where: { $0.peer == state.peer }),
+        let held = view.experts
+        guard view.layers.contains(layer), view.members.contains(where: { $0.peer == state.peer }),
             request.assignments.allSatisfy({ held.contains(Int($0.expert)) })
         else { return [.refuseRequest(key, .notHeld)] }
         guard request.format == format else {
@@ -180,8 +180,8 @@ extension WorkerMachine {
     /// An `ExpertWork` has been computed.
     ///
     /// - Parameter notFinite: outputs of own steps that hold a NaN or an infinity.
-    package mutating func expertFinished(_ work: ExpertWork, notFinite: [StepKey: [Int]]) -> [Action] {
-        var actions: [Action] = []
+    package mutating func expertFinished(_ work: ExpertWork, notFinite: [StepKey: [Int]]) -> [WorkerAction] {
+        var actions: [WorkerAction] = []
         for piece in work.pieces {
             switch piece.source {
             case .own(let key):
@@ -199,8 +199,8 @@ extension WorkerMachine {
     }
 
     /// The product could not be computed: requests are refused, own steps fail.
-    package mutating func expertBroke(_ work: ExpertWork, _ failure: Failure) -> [Action] {
-        var actions: [Action] = []
+    package mutating func expertBroke(_ work: ExpertWork, _ failure: Failure) -> [WorkerAction] {
+        var actions: [WorkerAction] = []
         for piece in work.pieces {
             switch piece.source {
             case .own(let key):
@@ -220,7 +220,7 @@ extension WorkerMachine {
         Set(
             work.pieces.compactMap { piece in
                 switch piece.source {
-                case .own: topology.own
+                case .own: view.own
                 case .remote(let key): homes[key.home]?.peer
                 }
             })

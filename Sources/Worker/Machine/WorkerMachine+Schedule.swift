@@ -33,15 +33,7 @@ extension WorkerMachine {
             consider(
                 .queue(key), class: key.workClass, kind: isRemote ? 0 : 2, since: queue.since, ticket: queue.ticket)
         }
-        for (key, step) in steps {
-            switch step.phase {
-            case .layer:
-                guard isReady(step) else { continue }
-            case .output:
-                break
-            case .experts, .done:
-                continue
-            }
+        for (key, step) in steps where isComputable(step) {
             consider(.step(key), class: step.workClass, kind: 1, since: step.since, ticket: step.ticket)
         }
         guard let best else { return nil }
@@ -49,6 +41,17 @@ extension WorkerMachine {
         switch best.candidate {
         case .queue(let key): return takeRows(key)
         case .step(let key): return takeStep(key)
+        }
+    }
+
+    /// Whether there is something to compute now.
+    package var hasItem: Bool { !queues.isEmpty || steps.values.contains { isComputable($0) } }
+
+    private func isComputable(_ step: StepState) -> Bool {
+        switch step.phase {
+        case .layer: isReady(step)
+        case .output: true
+        case .experts, .done: false
         }
     }
 

@@ -3,9 +3,9 @@ package import Wire
 // A step's life at its home.
 extension WorkerMachine {
     /// The coordinator sends a step to the lane's first home.
-    package mutating func stepReceived(_ message: ProtoStep) -> [Action] {
-        guard let role = topology.role(inLane: Int(message.lane)), role.previous == nil else {
-            return [refusal(message, "lane_foreign", "lane \(message.lane) does not begin at \(topology.own.name)")]
+    package mutating func stepReceived(_ message: ProtoStep) -> [WorkerAction] {
+        guard let role = view.role(inLane: Int(message.lane)), role.previous == nil else {
+            return [refusal(message, "lane_foreign", "lane \(message.lane) does not begin at \(view.own.name)")]
         }
         return accept(message, role: role, notFinite: [])
     }
@@ -13,19 +13,19 @@ extension WorkerMachine {
     /// A step comes with the hidden state of its rows from the lane's home before this one.
     ///
     /// - Parameter notFinite: rows of the frame that hold a NaN or an infinity.
-    package mutating func hiddenReceived(_ message: ProtoStep, notFinite: Set<Int>, from home: HomeID) -> [Action] {
-        guard let role = topology.role(inLane: Int(message.lane)), let peer = homes[home]?.peer, role.previous == peer
+    package mutating func hiddenReceived(_ message: ProtoStep, notFinite: Set<Int>, from home: HomeID) -> [WorkerAction] {
+        guard let role = view.role(inLane: Int(message.lane)), let peer = homes[home]?.peer, role.previous == peer
         else {
             let failure = Failure(
-                code: "lane_foreign", message: "lane \(message.lane) does not come to \(topology.own.name) from this peer")
+                code: "lane_foreign", message: "lane \(message.lane) does not come to \(view.own.name) from this peer")
             return [.closeHome(home, failure)]
         }
         return accept(message, role: role, notFinite: notFinite)
     }
 
     private mutating func accept(
-        _ message: ProtoStep, role: Topology.LaneRole, notFinite: Set<Int>
-    ) -> [Action] {
+        _ message: ProtoStep, role: PlacementView.LaneRole, notFinite: Set<Int>
+    ) -> [WorkerAction] {
         let lane = Int(message.lane)
         let key = StepKey(lane: lane, step: message.stepID)
         let workClass: WorkClass
@@ -57,7 +57,7 @@ extension WorkerMachine {
             var step = StepState(
                 key: key, workClass: workClass, role: role, message: message, entries: entries,
                 rowCount: entries.reduce(0) { $0 + $1.count }, chunk: max(layerRows, 1), elders: elders,
-                layer: topology.layers.lowerBound, phase: .layer(nextRow: 0), since: itemsStarted, ticket: ticket())
+                layer: view.layers.lowerBound, phase: .layer(nextRow: 0), since: itemsStarted, ticket: ticket())
             step.message.failures += failures
             if step.rowCount == 0 { step.phase = .done }
             let isDone = step.phase == .done
@@ -65,13 +65,13 @@ extension WorkerMachine {
             for entry in entries where notFinite.contains(where: { entry.frameRows.contains($0) }) {
                 failSequence(entry.sequence, lane: lane, .notFinite("hidden state"))
             }
-            let begin = Action.beginStep(key, entries: entries, message: message, chunk: step.chunk)
+            let begin = WorkerAction.beginStep(key, entries: entries, message: message, chunk: step.chunk)
             return [begin] + (isDone ? stepDone(key) : [])
         }
     }
 
     /// A `LayerWork` has been computed; `routes` are its rows'.
-    package mutating func layerFinished(_ work: LayerWork, routes: [RowRoute]) -> [Action] {
+    package mutating func layerFinished(_ work: LayerWork, routes: [RowRoute]) -> [WorkerAction] {
         guard var step = steps[work.step], step.layer == work.layer,
             step.phase == .layer(nextRow: work.rows.lowerBound)
         else { return [] }
@@ -93,21 +93,13 @@ extension WorkerMachine {
     }
 
     /// The step could not be computed; its rows have to be computed anew.
-    package mutating func stepBroke(_ key: StepKey, _ failure: Failure) -> [Action] { failStep(key, failure) }
+    package mutating func stepBroke(_ key: StepKey, _ failure: Failure) -> [WorkerAction] { failStep(key, failure) }
 
     /// An `OutputWork` has been computed.
-    package mutating func outputFinished(_ work: OutputWork, result: OutputResult) -> [Action] {
+    package mutating func outputFinished(_ work: OutputWork, result: OutputResult) -> [WorkerAction] {
         guard var step = steps[work.step], step.phase == .output(nextRow: work.rows.lowerBound) else { return [] }
         step.result.tokens += result.tokens
-        for part in result.scores {
-            if let index = step.result.scores.firstIndex(where: { $0.sequence == part.sequence }) {
-                step.result.scores[index].top += part.top
-                step.result.scores[index].nll += part.nll
-                step.result.scores[index].lastLogits += part.lastLogits
-            } else {
-                step.result.scores.append(part)
-            }
-        }
+        for part in result.scores { step.result.add(part) }
         let isDone = work.rows.upperBound == step.rowCount
         step.phase = isDone ? .done : .output(nextRow: work.rows.upperBound)
         step.since = itemsStarted
@@ -127,7 +119,7 @@ extension WorkerMachine {
             step.phase = .experts(missing: left)
         } else {
             step.layer += 1
-            step.phase = step.layer == topology.layers.upperBound ? .output(nextRow: 0) : .layer(nextRow: 0)
+            step.phase = step.layer == view.layers.upperBound ? .output(nextRow: 0) : .layer(nextRow: 0)
             step.since = itemsStarted
             step.ticket = ticket()
         }
@@ -150,7 +142,7 @@ extension WorkerMachine {
     }
 
     /// Ends a step with a failure, and with it the steps that need the keys and values that it would have written.
-    mutating func failStep(_ key: StepKey, _ failure: Failure) -> [Action] {
+    mutating func failStep(_ key: StepKey, _ failure: Failure) -> [WorkerAction] {
         guard let step = steps.removeValue(forKey: key) else { return [] }
         lanes[key.lane]?.order.removeAll { $0 == key }
         for entry in step.entries where entry.count > 0 {
@@ -173,7 +165,7 @@ extension WorkerMachine {
         }
     }
 
-    private mutating func stepDone(_ key: StepKey) -> [Action] {
+    private mutating func stepDone(_ key: StepKey) -> [WorkerAction] {
         guard let step = steps[key] else { return [] }
         guard step.role.next == nil else { return drain(lane: key.lane) }
         steps[key] = nil
@@ -194,8 +186,8 @@ extension WorkerMachine {
     }
 
     /// Sends on what is done, in the lane's order.
-    private mutating func drain(lane: Int) -> [Action] {
-        var actions: [Action] = []
+    private mutating func drain(lane: Int) -> [WorkerAction] {
+        var actions: [WorkerAction] = []
         while let key = lanes[lane]?.order.first, let step = steps[key], step.phase == .done,
             let next = step.role.next
         {
@@ -218,11 +210,11 @@ extension WorkerMachine {
         return actions
     }
 
-    private func refusal(_ message: ProtoStep, _ code: String, _ text: String) -> Action {
+    private func refusal(_ message: ProtoStep, _ code: String, _ text: String) -> WorkerAction {
         refusal(message, Failure(code: code, message: text))
     }
 
-    private func refusal(_ message: ProtoStep, _ failure: Failure) -> Action {
+    private func refusal(_ message: ProtoStep, _ failure: Failure) -> WorkerAction {
         var failed = ProtoStepFailed()
         failed.stepID = message.stepID
         failed.lane = message.lane

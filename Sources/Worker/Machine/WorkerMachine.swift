@@ -96,10 +96,21 @@ package struct OutputResult: Equatable {
     package var failures: [ProtoSequenceFailure] = []
 
     package init() {}
+
+    /// Adds scores to those of earlier rows of the same sequence.
+    package mutating func add(_ part: ProtoScoredRows) {
+        guard let index = scores.firstIndex(where: { $0.sequence == part.sequence }) else {
+            scores.append(part)
+            return
+        }
+        scores[index].top += part.top
+        scores[index].nll += part.nll
+        scores[index].lastLogits += part.lastLogits
+    }
 }
 
 /// What the shell has to do, in order.
-package enum Action: Equatable {
+package enum WorkerAction: Equatable {
     /// Rows of a step that this worker computes: reserve what it needs. Items are `chunk` rows each, the last one fewer.
     case beginStep(StepKey, entries: [LaneTables.Entry], message: ProtoStep, chunk: Int)
     case sendExperts(ExpertSend)
@@ -141,8 +152,8 @@ package struct ExpertSend: Equatable {
 /// since the page tables of the next home change in that order; which of them is computed first is free, except that
 /// rows of a sequence wait until the sequence's earlier rows have written their keys and values.
 package struct WorkerMachine {
-    package let topology: Topology
-    package let bounds: Bounds
+    package let view: PlacementView
+    package let bounds: WorkerBounds
     /// Most rows in an item, from measured cost, so that an item lasts about 5 ms. `layerRows` holds for new steps.
     package var layerRows = 32
     package var expertRows = 64
@@ -160,8 +171,8 @@ package struct WorkerMachine {
     /// Numbers waiting work, so that the choice among equals does not depend on a dictionary's order.
     var nextTicket: UInt64 = 0
 
-    package init(topology: Topology, bounds: Bounds) {
-        self.topology = topology
+    package init(view: PlacementView, bounds: WorkerBounds) {
+        self.view = view
         self.bounds = bounds
     }
 
@@ -185,7 +196,7 @@ package struct WorkerMachine {
 
         let key: StepKey
         let workClass: WorkClass
-        let role: Topology.LaneRole
+        let role: PlacementView.LaneRole
         var message: ProtoStep
         let entries: [LaneTables.Entry]
         let rowCount: Int

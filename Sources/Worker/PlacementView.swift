@@ -18,7 +18,7 @@ package struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
 }
 
 /// One worker's view of a placement: what it holds, whom it sends to, and its part in every lane.
-package struct Topology: Sendable, Equatable {
+package struct PlacementView: Sendable, Equatable {
     package struct Address: Sendable, Equatable {
         package let host: String
         package let port: Int
@@ -67,6 +67,7 @@ package struct Topology: Sendable, Equatable {
     ) throws(Failure) {
         func invalid(_ message: String) -> Failure { Failure(code: "placement_invalid", message: message) }
 
+        guard placement.epoch > 0 else { throw invalid("epoch 0, which stands for none") }
         var nextLayer = 0
         var found: (stage: Int, member: Int, layers: Range<Int>)?
         var stages: [[Member]] = []
@@ -84,7 +85,7 @@ package struct Topology: Sendable, Equatable {
                 guard names.insert(member.name).inserted else {
                     throw invalid("worker '\(member.name)' is named twice")
                 }
-                guard let address = Topology.parse(member.dataAddress) else {
+                guard let address = PlacementView.parse(member.dataAddress) else {
                     throw invalid("worker '\(member.name)': address '\(member.dataAddress)' is not HOST:PORT")
                 }
                 let experts = Set(member.experts.map(Int.init))

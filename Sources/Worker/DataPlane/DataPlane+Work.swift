@@ -1,0 +1,330 @@
+import Engine
+import ModelStore
+import NIOCore
+import Transport
+import Wire
+
+// Items and actions: where the machine's words meet the engine's rows and the connections.
+extension DataPlane {
+    /// Computes an item.
+    func run(_ item: WorkItem, _ epoch: Epoch) -> [WorkerAction] {
+        let start = NIODeadline.now()
+        switch item {
+        case .layer(let work):
+            do {
+                guard let step = epoch.steps[work.step] else { return [] }
+                let routes = try layer(work, step, epoch)
+                epoch.pace.layerTook(nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: work.rows.count)
+                epoch.machine.layerRows = epoch.pace.layerRows
+                return epoch.machine.layerFinished(work, routes: routes)
+            } catch {
+                return epoch.machine.stepBroke(work.step, Self.failure(error))
+            }
+        case .expert(let work):
+            do {
+                let notFinite = try expert(work, epoch)
+                epoch.pace.expertTook(nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: work.rowCount)
+                epoch.machine.expertRows = epoch.pace.expertRows
+                return epoch.machine.expertFinished(work, notFinite: notFinite)
+            } catch {
+                return epoch.machine.expertBroke(work, Self.failure(error))
+            }
+        case .output(let work):
+            do {
+                guard let step = epoch.steps[work.step] else { return [] }
+                return epoch.machine.outputFinished(work, result: try output(work, step, epoch))
+            } catch {
+                return epoch.machine.stepBroke(work.step, Self.failure(error))
+            }
+        }
+    }
+
+    private static func failure(_ error: any Error) -> Failure {
+        switch error {
+        case let error as EngineError: Failure(code: error.code, message: error.message)
+        case let error as Failure: error
+        default: Failure(code: "engine_failed", message: "\(error)")
+        }
+    }
+
+    private func layer(_ work: LayerWork, _ step: StepBuffers, _ epoch: Epoch) throws -> [RowRoute] {
+        let engine = epoch.engine
+        let chunk = step.place(ofRow: work.rows.lowerBound).chunk
+        if work.layer != engine.shard.layers.lowerBound {
+            try combine(chunk, step, engine)
+        } else if !chunk.tokens.isEmpty {
+            try engine.embed(chunk.tokens, into: chunk.hidden)
+        }
+        try engine.attention(layer: work.layer, batch: chunk.batch, hidden: chunk.hidden)
+        let routed = try engine.route(layer: work.layer, hidden: chunk.hidden, into: chunk.routed)
+        return (0..<routed.rows).map { row in
+            let route = routed.route(row)
+            return RowRoute(experts: route.experts, weights: route.weights)
+        }
+    }
+
+    /// Adds the experts' outputs of the layer that the chunk was routed in.
+    private func combine(_ chunk: StepBuffers.Chunk, _ step: StepBuffers, _ engine: Engine) throws {
+        let used = engine.shape.expertsUsed
+        try withUnsafeTemporaryAllocation(of: UnsafePointer<Float>.self, capacity: used) { outputs in
+            for row in 0..<chunk.rows.count {
+                for choice in 0..<used {
+                    let output = (chunk.rows.lowerBound + row) * used + choice
+                    outputs.initializeElement(at: choice, to: UnsafePointer(step.outputs[output]))
+                }
+                try engine.combine(
+                    hidden: chunk.hidden, row: row, routed: chunk.routed, outputs: UnsafeBufferPointer(outputs))
+            }
+        }
+    }
+
+    /// One product over the rows of all pieces; the results go into the steps' and requests' places.
+    ///
+    /// - Returns: outputs of own steps that hold a NaN or an infinity.
+    private func expert(_ work: ExpertWork, _ epoch: Epoch) throws -> [StepKey: [Int]] {
+        let engine = epoch.engine
+        let used = engine.shape.expertsUsed
+        let width = engine.shape.hidden
+        var rows: [UnsafeRawPointer] = []
+        var targets: [UnsafeMutablePointer<Float>] = []
+        var owners: [(step: StepKey, output: Int)?] = []
+        for piece in work.pieces {
+            for output in piece.outputs {
+                switch piece.source {
+                case .own(let key):
+                    guard let step = epoch.steps[key] else { continue }
+                    let place = step.place(ofRow: output / used)
+                    rows.append(place.chunk.routed.encodedRow(place.row))
+                    targets.append(step.outputs[output])
+                    owners.append((key, output))
+                case .remote(let key):
+                    guard let request = epoch.requests[key] else { continue }
+                    rows.append(request.row(ofAssignment: output))
+                    targets.append(request.results[output])
+                    owners.append(nil)
+                }
+            }
+        }
+        epoch.products.resize(rows: rows.count)
+        try engine.expert(
+            layer: work.layer, expert: work.expert, rows: rows, format: engine.expertInput[work.layer],
+            into: epoch.products)
+        var notFinite: [StepKey: [Int]] = [:]
+        for (index, target) in targets.enumerated() {
+            let result = epoch.products.row(index)
+            UnsafeMutableBufferPointer(start: target, count: width).update(fromContentsOf: result)
+            // What goes to another home is checked there.
+            if let owner = owners[index], !Finite.rowsThatAreNot(UnsafeRawBufferPointer(result), width: width).isEmpty {
+                notFinite[owner.step, default: []].append(owner.output)
+            }
+        }
+        accounting.productComputed(
+            rows: rows.count, remoteRows: owners.count { $0 == nil }, homes: epoch.machine.peers(in: work).count)
+        return notFinite
+    }
+
+    /// The end of a stage for some rows, and at the end of the lane their logits and what is read from them.
+    private func output(_ work: OutputWork, _ step: StepBuffers, _ epoch: Epoch) throws -> OutputResult {
+        let engine = epoch.engine
+        let chunk = step.place(ofRow: work.rows.lowerBound).chunk
+        try combine(chunk, step, engine)
+        var result = OutputResult()
+        guard engine.shard.head else { return result }
+        var row = 0
+        for entry in step.entries {
+            let own = row..<(row + entry.count)
+            row = own.upperBound
+            let message = step.message.rows[entry.index]
+            let here = own.clamped(to: work.rows)
+            guard !here.isEmpty else { continue }
+            let wanted = message.hasScore ? Array(here) : here.filter { message.sample && $0 == own.upperBound - 1 }
+            // 64 rows of logits at once bound their memory: 8 MiB at a vocabulary of 32,768.
+            for first in stride(from: 0, to: wanted.count, by: 64) {
+                let rows = wanted[first..<min(first + 64, wanted.count)]
+                try engine.logits(
+                    hidden: chunk.hidden, rows: rows.map { $0 - chunk.rows.lowerBound }, into: epoch.logits)
+                for (index, row) in rows.enumerated() {
+                    read(
+                        epoch.logits.row(index), of: entry, message, at: row - own.lowerBound, into: &result)
+                }
+            }
+        }
+        return result
+    }
+
+    /// Scores and samples one row.
+    ///
+    /// - Parameter offset: the row among the sequence's rows of this step.
+    private func read(
+        _ logits: UnsafeMutableBufferPointer<Float>, of entry: LaneTables.Entry, _ message: ProtoSequenceRows,
+        at offset: Int, into result: inout OutputResult
+    ) {
+        func fail() {
+            result.failures.append(.init(sequence: entry.sequence, failure: .notFinite("a row of logits")))
+        }
+        let isLast = offset == entry.count - 1
+        if message.hasScore {
+            let targets = message.score.targets
+            let target = offset < targets.count ? targets[offset] : nil
+            guard let scored = scoreRow(logits: UnsafeBufferPointer(logits), top: Int(message.score.top), target: target)
+            else { return fail() }
+            var part = ProtoScoredRows()
+            part.sequence = entry.sequence
+            part.position = UInt32(clamping: entry.position)
+            var top = ProtoTopTokens()
+            top.tokens = scored.top.map { token, logit in
+                var pair = ProtoTokenLogit()
+                pair.token = token
+                pair.logit = logit
+                return pair
+            }
+            part.top = [top]
+            part.nll = scored.nll.map { [$0] } ?? []
+            if isLast, message.score.last { part.lastLogits = Array(logits) }
+            result.add(part)
+        }
+        if isLast, message.sample, let sampling = entry.sampling {
+            let parameters = SamplingParameters(sampling)
+            guard
+                let token = Sampler.sample(
+                    logits: logits, parameters: parameters, position: entry.position + entry.count)
+            else { return fail() }
+            var sampled = ProtoSampledToken()
+            sampled.sequence = entry.sequence
+            sampled.token = token
+            result.tokens.append(sampled)
+        }
+    }
+
+    // MARK: Actions
+
+    /// - Parameters:
+    ///   - rows: rows of the frame that led to the actions.
+    ///   - request: the request that led to them.
+    func perform(_ actions: [WorkerAction], rows: ByteBuffer? = nil, request: ExpertRequest? = nil) {
+        guard let epoch else { return }
+        let number = epoch.machine.view.epoch
+        let width = epoch.engine.shape.hidden
+        for action in actions {
+            switch action {
+            case .beginStep(let key, let entries, let message, let chunk):
+                begin(key, entries: entries, message: message, chunk: chunk, rows: rows, epoch)
+            case .sendExperts(let send):
+                sendExperts(send, epoch)
+            case .storeResults(let key, let outputs):
+                guard let step = epoch.steps[key], let rows else { continue }
+                rows.withUnsafeReadableBytes { bytes in
+                    for (index, output) in outputs.enumerated() {
+                        UnsafeMutableRawBufferPointer(step.outputs.row(output)).copyMemory(
+                            from: UnsafeRawBufferPointer(rebasing: bytes[(index * width * 4)...].prefix(width * 4)))
+                    }
+                }
+            case .sendHidden(let key, let peer, let message, let rows):
+                guard let step = epoch.steps[key], let connection = links[peer]?.connection else { continue }
+                let payload = HiddenState.payload(step: message, columns: width) { space in
+                    for (index, row) in rows.enumerated() {
+                        let place = step.place(ofRow: row)
+                        UnsafeMutableRawBufferPointer(rebasing: space[(index * width * 4)...].prefix(width * 4)).copyMemory(
+                            from: UnsafeRawBufferPointer(place.chunk.hidden.row(place.row)))
+                    }
+                }
+                connection.send(Frame(.hidden, epoch: number, payload: payload))
+            case .sendStepResult(let result):
+                coordinator?.send(Frame(.stepResult, result, epoch: number))
+            case .sendStepFailed(let failed):
+                logger.warning(
+                    "a step failed",
+                    metadata: ["step": "\(failed.stepID)", "lane": "\(failed.lane)", "code": "\(failed.failure.code)"])
+                coordinator?.send(Frame(.stepFailed, failed, epoch: number))
+            case .endStep(let key):
+                epoch.steps[key] = nil
+            case .beginRequest(let key):
+                if let request { epoch.requests[key] = RequestBuffers(request) }
+            case .sendResults(let key):
+                sendResults(key, epoch)
+            case .refuseRequest(let key, let status):
+                guard let head = request ?? epoch.requests[key]?.request else { continue }
+                let reply = ExpertReply(
+                    step: head.step, lane: head.lane, layer: head.layer, status: status, rowCount: 0, columns: width)
+                homes[key.home]?.send(
+                    Frame(.expertResults, correlation: key.correlation, epoch: number, payload: reply.payload()))
+            case .endRequest(let key):
+                epoch.requests[key] = nil
+            case .closeHome(let home, let failure):
+                homes[home]?.close(failure)
+            case .closeLink(let peer, let failure):
+                links[peer]?.connection?.close(failure)
+            }
+        }
+        scheduleItem()
+    }
+
+    private func begin(
+        _ key: StepKey, entries: [LaneTables.Entry], message: ProtoStep, chunk: Int, rows: ByteBuffer?, _ epoch: Epoch
+    ) {
+        do {
+            epoch.steps[key] = try StepBuffers(
+                message: message, entries: entries, chunkRows: chunk, rows: rows, engine: epoch.engine)
+            accounting.stepBegan(
+                rows: entries.reduce(0) { $0 + $1.count }, requests: entries.count { $0.count > 0 })
+        } catch {
+            perform(epoch.machine.stepBroke(key, Self.failure(error)))
+        }
+    }
+
+    private func sendExperts(_ send: ExpertSend, _ epoch: Epoch) {
+        guard let step = epoch.steps[send.step], let connection = links[send.peer]?.connection,
+            let format = RowFormat(rawValue: epoch.engine.expertInput[send.layer].rawValue)
+        else { return }
+        let used = epoch.engine.shape.expertsUsed
+        // Each row goes once, however many of its experts the host has.
+        var places: [Int: Int] = [:]
+        var rows: [Int] = []
+        let assignments = zip(send.outputs, send.experts).map { output, expert in
+            let row = output / used
+            let place = places[row] ?? rows.count
+            if place == rows.count {
+                places[row] = place
+                rows.append(row)
+            }
+            return ExpertRequest.Assignment(
+                expert: UInt16(truncatingIfNeeded: expert), row: UInt16(truncatingIfNeeded: place))
+        }
+        let columns = epoch.engine.shape.hidden
+        let rowBytes = format.rowBytes(columns: columns)
+        let payload = ExpertRequest.payload(
+            step: send.step.step, lane: UInt32(clamping: send.step.lane), layer: UInt32(clamping: send.layer),
+            isPrefill: send.workClass == .prefill, format: format, rowCount: rows.count, columns: columns,
+            assignments: assignments
+        ) { space in
+            for (index, row) in rows.enumerated() {
+                let place = step.place(ofRow: row)
+                let encoded = UnsafeRawBufferPointer(start: place.chunk.routed.encodedRow(place.row), count: rowBytes)
+                UnsafeMutableRawBufferPointer(rebasing: space[(index * rowBytes)...].prefix(rowBytes)).copyMemory(from: encoded)
+            }
+        }
+        connection.send(
+            Frame(.experts, correlation: send.correlation, epoch: epoch.machine.view.epoch, payload: payload))
+    }
+
+    private func sendResults(_ key: RequestKey, _ epoch: Epoch) {
+        guard let request = epoch.requests[key] else { return }
+        let head = request.request
+        let results = request.results
+        let bytes = UnsafeRawBufferPointer(start: results.base, count: results.rows * results.width * 4)
+        let payload = ExpertReply.payload(
+            step: head.step, lane: head.lane, layer: head.layer, rowCount: results.rows, columns: results.width
+        ) { space in space.copyMemory(from: bytes) }
+        homes[key.home]?.send(
+            Frame(
+                .expertResults, correlation: key.correlation, epoch: epoch.machine.view.epoch, payload: payload))
+    }
+}
+
+extension SamplingParameters {
+    init(_ message: ProtoSamplingParameters) {
+        self.init(
+            temperature: message.temperature, topK: Int(message.topK), topP: message.topP, minP: message.minP,
+            seed: message.seed, choice: message.choice, logitBias: message.logitBias.map { ($0.token, $0.bias) })
+    }
+}

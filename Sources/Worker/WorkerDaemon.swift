@@ -1,0 +1,150 @@
+import Engine
+package import Logging
+import NIOCore
+import NIOPosix
+package import ServiceLifecycle
+import Synchronization
+import Transport
+package import Wire
+
+/// A worker process's service: joins a coordinator, loads the shard it is given, and computes until it is told to stop.
+///
+/// Two event loops: one owns the engine and all data connections and computes on its own thread; the other speaks to the
+/// coordinator and stays responsive meanwhile. When the coordinator goes away the worker keeps its weights and dials again;
+/// it ends only by graceful shutdown or cancellation.
+package final class WorkerDaemon: Service {
+    package let configuration: WorkerConfiguration
+    /// Drawn when the process started.
+    package let incarnation: UInt64
+    package let accounting = WorkerAccounting()
+    private let logger: Logger
+    private let control = Mutex<Connection?>(nil)
+
+    package init(configuration: WorkerConfiguration, logger: Logger) {
+        self.configuration = configuration
+        self.incarnation = UInt64.random(in: 1...UInt64.max)
+        var logger = logger
+        logger[metadataKey: "worker"] = "\(configuration.name)"
+        self.logger = logger
+    }
+
+    /// Runs until graceful shutdown.
+    ///
+    /// - Throws: `Failure` where the data listener cannot be bound. Nothing that a peer does ends it.
+    package func run() async throws {
+        let dataGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let controlGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let loader = ShardLoader(configuration: configuration, logger: logger)
+        let result: Result<Void, any Error>
+        do {
+            try await serve(dataLoop: dataGroup.next(), controlLoop: controlGroup.next(), loader: loader)
+            result = .success(())
+        } catch {
+            result = .failure(error)
+        }
+        await loader.shutDown()
+        try await controlGroup.shutdownGracefully()
+        try await dataGroup.shutdownGracefully()
+        try result.get()
+    }
+
+    private func serve(dataLoop: any EventLoop, controlLoop: any EventLoop, loader: ShardLoader) async throws {
+        let turn = try await LoopTurn.open(on: dataLoop).get()
+        let own = PeerID(name: configuration.name, incarnation: incarnation)
+        let plane = try await dataLoop.submit { [self] in
+            NIOLoopBound(
+                DataPlane(
+                    eventLoop: dataLoop, configuration: configuration, own: own, accounting: accounting, logger: logger,
+                    turn: turn.value, report: { [weak self] in self?.send($0) }),
+                eventLoop: dataLoop)
+        }.get()
+        let listener = try await Listener.bind(
+            host: configuration.listenHost, port: configuration.listenPort, acceptLoop: controlLoop,
+            childLoop: dataLoop, identity: identity, roles: [.coordinatorData, .workerData],
+            insecureNetwork: configuration.insecureNetwork, logger: logger,
+            accept: { connection throws(Failure) in plane.value.accept(connection) })
+        let register = registration(port: listener.port, host: listener.address.ipAddress ?? configuration.listenHost)
+        logger.info("worker listens", metadata: ["address": "\(register.dataAddress)"])
+
+        await cancelWhenGracefulShutdown { [self] in
+            var backOff = BackOff(firstMilliseconds: 100, lastMilliseconds: 3_000)
+            var generator = SystemRandomNumberGenerator()
+            while !Task.isCancelled {
+                let end = await session(on: controlLoop, register: register) { assign in
+                    dataLoop.execute { plane.value.assign(assign, loader: loader) }
+                }
+                guard !Task.isCancelled else { break }
+                if end.wasAssigned { backOff.reset() }
+                logger.warning(
+                    "no connection to the coordinator", metadata: ["reason": "\(end.reason?.description ?? "closed")"])
+                // Ends early when the task is cancelled, which the loop then sees.
+                try? await Task.sleep(for: .milliseconds(backOff.next(using: &generator)))
+            }
+        }
+        await listener.close()
+        try await dataLoop.submit { plane.value.close() }.get()
+    }
+
+    /// One connection to the coordinator, from dialling to its end.
+    private func session(
+        on controlLoop: any EventLoop, register: ProtoRegister, onAssign: @escaping @Sendable (ProtoAssign) -> Void
+    ) async -> ControlSession.End {
+        let ended = controlLoop.makePromise(of: ControlSession.End.self)
+        var identity = identity
+        identity.role = .workerControl
+        Connector.dial(
+            host: configuration.coordinatorHost, port: configuration.coordinatorPort, on: controlLoop,
+            identity: identity,
+            makeDelegate: { [self] connection in
+                let session = ControlSession(accounting: accounting, ended: ended, onAssign: onAssign)
+                control.withLock { $0 = connection }
+                session.begin(
+                    on: connection, register: register, heartbeatMilliseconds: configuration.heartbeatMilliseconds)
+                return session
+            }
+        ).whenFailure { error in
+            let failure = error as? Failure ?? Failure(code: "connect_failed", message: "\(error)")
+            ended.succeed(ControlSession.End(reason: failure, wasAssigned: false))
+        }
+        return await withTaskCancellationHandler {
+            // The promise is only ever fulfilled.
+            let end = try? await ended.futureResult.get()
+            control.withLock { $0 = nil }
+            return end ?? ControlSession.End(reason: nil, wasAssigned: false)
+        } onCancel: {
+            control.withLock { $0 }?.close()
+            // While it still dials there is nothing to close; the answer is no longer waited for.
+            ended.succeed(ControlSession.End(reason: nil, wasAssigned: false))
+        }
+    }
+
+    private func send(_ report: WorkerReport) {
+        let connection = control.withLock { $0 }
+        switch report {
+        case .shardReady(let ready): connection?.send(Frame(.shardReady, ready, epoch: ready.epoch))
+        case .peerLost(let lost): connection?.send(Frame(.peerLost, lost))
+        }
+    }
+
+    private var identity: LocalIdentity {
+        LocalIdentity(
+            role: .workerData, name: configuration.name, incarnation: incarnation,
+            numericsVersion: UInt32(clamping: configuration.manifest.numericsVersion),
+            manifestDigest: configuration.manifest.digest, rowCredits: UInt32(clamping: configuration.rowCredits))
+    }
+
+    private func registration(port: Int, host: String) -> ProtoRegister {
+        let host = configuration.advertisedHost ?? host
+        var register = ProtoRegister()
+        register.name = configuration.name
+        register.incarnation = incarnation
+        register.dataAddress = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+        register.threads = UInt32(clamping: configuration.threads)
+        register.memoryBytes = configuration.memoryBytes
+        register.numericsVersion = UInt32(clamping: configuration.manifest.numericsVersion)
+        register.manifestDigest = .init(configuration.manifest.digest)
+        register.processID = UInt32(truncatingIfNeeded: getpid())
+        register.instructionSet = instructionSetName()
+        return register
+    }
+}

@@ -1,11 +1,12 @@
 import Engine
 package import Logging
+import ModelStore
 import NIOCore
 import NIOPosix
-package import ServiceLifecycle
+import ServiceLifecycle
 import Synchronization
 import Transport
-package import Wire
+import Wire
 
 /// A worker process's service: joins a coordinator, loads the shard it is given, and computes until it is told to stop.
 ///

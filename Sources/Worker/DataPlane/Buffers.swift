@@ -89,10 +89,11 @@ final class RequestBuffers {
     init(_ request: ExpertRequest) {
         self.request = request
         rowBytes = request.format.rowBytes(columns: request.columns)
-        encoded = .allocate(byteCount: max(request.rows.readableBytes, 1), alignment: 64)
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(request.rows.readableBytes, 1), alignment: 64)
         request.rows.withUnsafeReadableBytes { bytes in
-            UnsafeMutableRawBufferPointer(start: encoded, count: bytes.count).copyMemory(from: bytes)
+            UnsafeMutableRawBufferPointer(start: memory, count: bytes.count).copyMemory(from: bytes)
         }
+        encoded = memory
         results = RowBuffer(rows: request.assignments.count, width: request.columns)
     }
 

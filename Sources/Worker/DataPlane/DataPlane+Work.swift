@@ -1,4 +1,5 @@
 import Engine
+import Logging
 import ModelStore
 import NIOCore
 import Transport
@@ -112,7 +113,7 @@ extension DataPlane {
         var notFinite: [StepKey: [Int]] = [:]
         for (index, target) in targets.enumerated() {
             let result = epoch.products.row(index)
-            UnsafeMutableBufferPointer(start: target, count: width).update(fromContentsOf: result)
+            target.update(from: epoch.products[index], count: width)
             // What goes to another home is checked there.
             if let owner = owners[index], !Finite.rowsThatAreNot(UnsafeRawBufferPointer(result), width: width).isEmpty {
                 notFinite[owner.step, default: []].append(owner.output)

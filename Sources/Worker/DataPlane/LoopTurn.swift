@@ -21,8 +21,8 @@ final class LoopTurn: ChannelInboundHandler {
     static func open(on eventLoop: any EventLoop) -> EventLoopFuture<NIOLoopBound<LoopTurn>> {
         eventLoop.flatSubmit {
             var ends: [CInt] = [-1, -1]
-            guard pipe2(&ends, O_CLOEXEC) == 0 else {
-                return eventLoop.makeFailedFuture(IOError(errnoCode: errno, reason: "pipe2"))
+            guard pipe(&ends) == 0 else {
+                return eventLoop.makeFailedFuture(IOError(errnoCode: errno, reason: "pipe"))
             }
             let turn = NIOLoopBound(LoopTurn(), eventLoop: eventLoop)
             return NIOPipeBootstrap(group: eventLoop)

@@ -1,6 +1,6 @@
 import NIOCore
 import Synchronization
-package import Transport
+import Transport
 package import Wire
 
 /// What a worker has done since its start. The data plane writes it, heartbeats and tests read it.

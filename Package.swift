@@ -84,11 +84,11 @@ let package = Package(
         tests("ModelStoreTests", ["ModelStore", "TestSupport"]),
         tests("TokenizerTests", ["Tokenizer", "TestSupport"]),
         tests("EngineTests", ["Engine", "TestSupport"]),
-        tests("PlacementTests", ["Placement"]),
+        tests("PlacementTests", ["Placement", "TestSupport"]),
         tests("TransportTests", ["Transport", nioCore, nioPosix, nioEmbedded, logging]),
         tests("TramontaneClientTests", ["TramontaneClient", "Transport", "Wire", nioCore, nioPosix, logging]),
         tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
-        tests("CoordinatorTests", ["Coordinator", nioCore, nioPosix, nioEmbedded]),
+        tests("CoordinatorTests", ["Coordinator", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("GatewayTests", ["Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, nioCore, nioPosix]),
         tests("ClusterTests", ["tramontane", "TramontaneClient", "TestSupport"]),
     ]

@@ -55,4 +55,58 @@ import Testing
         #expect(merged.embedding == separate.embedding)
         #expect(merged.head == separate.head)
     }
+
+    /// The tokenizer inside a GGUF says the same as the file that it was made from.
+    @Test func theTokenizerOfAGGUFIsRewritten() throws {
+        let model = try SourceModel.load(SourceFiles(path: gguf("demo-q4_0").path))
+        let original = try [UInt8](Data(contentsOf: Fixtures.demo.appending(path: "tokenizer.model")))
+        let ours = try TokenizerBlob.check(model.tokenizer, vocabulary: 1536, file: "ours")
+        let theirs = try TokenizerBlob.check(original, vocabulary: 1536, file: "theirs")
+        #expect(ours == theirs)
+    }
+
+    @Test(arguments: ["demo-f16", "demo-q4_k-pure", "demo-q4_k_m", "demo-q5_k_m", "demo-q6_k"])
+    func everyQuantisation(_ name: String) throws {
+        let (manifest, store, directory) = try imported(gguf(name))
+        defer { withExtendedLifetime(directory) {} }
+        #expect(manifest.shape.layers == 6)
+        for (index, plan) in [(0, "w1"), (1, "w2"), (2, "w3")] {
+            #expect(manifest.layers[5].experts[7].tensors[index].name == plan)
+        }
+        // Rows come back out of the panels as they are in the file.
+        let source = try SourceModel.load(SourceFiles(path: gguf(name).path))
+        for (blob, sources) in [
+            (manifest.layers[3].experts[2], source.layers[3].experts[2]), (manifest.head, source.head),
+        ] {
+            let mapped = try store.map(blob, verify: true)
+            for tensor in sources where tensor.rows > 1 {
+                let entryName = blob.tensors[sources.firstIndex { $0.name == tensor.name } ?? 0].name
+                let (entry, bytes) = try mapped.tensor(entryName)
+                #expect(entry.format == tensor.format)
+                let rowBytes = tensor.rowBytes
+                let panelBytes = entry.format.panelBytes(columns: entry.columns)
+                let panel = UnsafeRawBufferPointer(rebasing: bytes[panelBytes..<2 * panelBytes])
+                var rows = [UInt8](repeating: 0, count: 16 * rowBytes)
+                rows.withUnsafeMutableBytes {
+                    Panels.unpack(entry.format, panel: panel, columns: entry.columns, into: $0)
+                }
+                #expect(try rows == tensor.file.bytes(at: tensor.offset + UInt64(16 * rowBytes), count: rows.count))
+            }
+        }
+    }
+
+    @Test func progressCoversEverything() throws {
+        let directory = try TemporaryDirectory()
+        var last: ImportProgress?
+        var steps = 0
+        _ = try Importer.run(source: gguf("demo-q4_0").path, store: Store(directory: directory.path)) { progress in
+            #expect(progress.bytesDone >= last?.bytesDone ?? 0)
+            last = progress
+            steps += 1
+        }
+        #expect(last?.itemsDone == 1 + 6 * 9 + 1 + 1)
+        #expect(last?.items == last?.itemsDone)
+        #expect(last?.bytesDone == last?.bytes)
+        #expect(steps > 57)
+    }
 }

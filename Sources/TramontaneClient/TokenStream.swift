@@ -4,7 +4,8 @@ import Wire
 /// An answer while it is generated.
 ///
 /// The request is sent when iteration begins. It can be iterated once. Leaving the loop early, or cancelling the task,
-/// cancels the work in the cluster; a reader that is slow only slows its own stream.
+/// cancels the work in the cluster. A slow reader holds up nobody else; one that falls more than about a thousand tokens
+/// behind loses its stream with `slow_reader`.
 ///
 /// ```swift
 /// for try await token in client.chat([.user("Who is there?")]) {

@@ -11,7 +11,7 @@ import Wire
 /// A coordinator that answers a text of N words with the text's own words, one delta each, as credit allows.
 ///
 /// "endless" never ends; "refused" and "broken" fail before and after being accepted; "vanish" closes the connection.
-private final class EchoServer: Sendable {
+final class EchoServer: Sendable {
     let listener: Listener
     let log: AsyncStream<String>
 

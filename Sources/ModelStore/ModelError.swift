@@ -1,7 +1,7 @@
 /// What is wrong with a model file, a manifest or a store, said so that its reader can find the place.
 ///
-/// Everything that this module reads is untrusted: every check that fails ends here, never in a trap. The code is stable and
-/// meant for programs, the message for people.
+/// Everything that this module reads is untrusted: every check that fails ends here, never in a trap. The code is
+/// stable and meant for programs, the message for people.
 package struct ModelError: Error, Equatable, Sendable, CustomStringConvertible {
     /// The stable codes.
     package enum Code: String, Sendable, CaseIterable {

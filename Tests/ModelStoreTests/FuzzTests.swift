@@ -2,8 +2,8 @@ import Foundation
 @testable import ModelStore
 import Testing
 
-/// Right files with bytes changed, cut or repeated: each is either refused with a ``ModelError`` or a model whose manifest
-/// holds. A trap would end the test run. The seed is in every message.
+/// Right files with bytes changed, cut or repeated: each is either refused with a ``ModelError`` or a model whose
+/// manifest holds. A trap would end the test run. The seed is in every message.
 @Suite struct FuzzTests {
     /// Changes that find more than single bits do: extremes of counts and offsets.
     private func mutate(_ bytes: [UInt8], upTo limit: Int, _ generator: inout SeededGenerator) -> [UInt8] {

@@ -88,8 +88,10 @@ import Testing
         let directory = try TemporaryDirectory()
         let other = try directory.write([1, 2, 3, 4, 5], "weights.bin")
         let empty = try directory.write([], "empty.gguf")
+        let odd = try directory.write([1, 2, 3, 4], "odd-00001-of-00000.gguf")
         for (path, code) in [
             ("\(directory.path)/none.gguf", "file_missing"), (other, "format_unknown"), (empty, "format_unknown"),
+            (odd, "format_unknown"),
             (directory.path, "file_missing"), ("no-such-model-\(UUID())", "model_unknown"),
         ] {
             let error = #expect(throws: ModelError.self) {

@@ -8,8 +8,9 @@ import Testing
         return try #require(attributes[.systemFileNumber] as? Int)
     }
 
-    /// A kill leaves some blobs, their lines in the journal (the last perhaps cut short, or not yet written), a temporary file and
-    /// no manifest. From each such state the import is finished, and what was there is not written again.
+    /// A kill leaves some blobs, their lines in the journal (the last perhaps cut short, or not yet written), a
+    /// temporary file and no manifest. From each such state the import is finished, and what was there is not written
+    /// again.
     @Test func anImportThatWasKilledGoesOn() throws {
         let directory = try TemporaryDirectory()
         let store = Store(directory: "\(directory.path)/store")

@@ -1,5 +1,5 @@
-/// Rows of blocks to float32, in the order of operations of ggml's reference (ggml-quants.c), so that results agree to the
-/// last bit. Plain and slow: it is what kernels are tested against, and what widens small tensors at import.
+/// Rows of blocks to float32, in the order of operations of ggml's reference (ggml-quants.c), so that results agree to
+/// the last bit. Plain and slow: it is what kernels are tested against, and what widens small tensors at import.
 package enum Dequantiser {
     /// - Parameters:
     ///   - bytes: one row, `format.rowBytes(columns:)` bytes, as in a GGUF file (not in panels).

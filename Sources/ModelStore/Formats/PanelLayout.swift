@@ -1,17 +1,18 @@
 /// Where each byte of 16 rows lies in a panel (panel layout v1).
 ///
-/// A product reads a panel from its first byte to its last: a vector holds the same few inputs of all 16 outputs, so that
-/// sums need no shuffling across lanes. The layout is a permutation of the source's bytes, so nothing is lost; it is written
-/// down once, as runs, and packing and unpacking both follow it.
+/// A product reads a panel from its first byte to its last: a vector holds the same few inputs of all 16 outputs, so
+/// that sums need no shuffling across lanes. The layout is a permutation of the source's bytes, so nothing is lost; it
+/// is written down once, as runs, and packing and unpacking both follow it.
 ///
-/// Rows 0…15 of a panel, `r` below; a matrix's last panel is padded with rows of zero bytes. Everything is little-endian.
+/// Rows 0…15 of a panel, `r` below; a matrix's last panel is padded with rows of zero bytes. Everything is
+/// little-endian.
 /// - f32, f16, bf16: for each column the 16 values.
-/// - q8_0, q4_0: the 16 scales `d` of each block, zeros to a multiple of 64; then for each block its quants in units of 4 bytes,
-///   unit after unit, in each unit row after row.
+/// - q8_0, q4_0: the 16 scales `d` of each block, zeros to a multiple of 64; then for each block its quants in units of
+///   4 bytes, unit after unit, in each unit row after row.
 /// - q4_K, q5_K: for each super-block the 16 `d`, the 16 `dmin`, the 12 bytes of scales (each of all rows), then `qh`
 ///   (q5_K only) and `qs` in units of 4 bytes.
-/// - q6_K: the 16 `d` of each super-block, zeros to a multiple of 64; then for each super-block the 16 scales (each of all rows),
-///   `ql` and `qh` in units of 4 bytes.
+/// - q6_K: the 16 `d` of each super-block, zeros to a multiple of 64; then for each super-block the 16 scales (each of
+///   all rows), `ql` and `qh` in units of 4 bytes.
 struct PanelLayout {
     /// `count` units of `unit` bytes that follow each other in a row's block, and lie 16 units apart in the panel.
     struct Run {

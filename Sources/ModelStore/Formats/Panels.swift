@@ -7,7 +7,8 @@ package enum Panels {
     /// - Parameters:
     ///   - rows: 1 to 16 rows, each `format.rowBytes(columns:)` long, one after the other.
     ///   - columns: the values of a row, whole blocks.
-    ///   - panel: `format.panelBytes(columns:)` bytes, aligned to 4; all of them are written, missing rows and padding as zeros.
+    ///   - panel: `format.panelBytes(columns:)` bytes, aligned to 4; all of them are written, missing rows and padding
+    ///     as zeros.
     package static func pack(
         _ format: TensorFormat, rows: UnsafeRawBufferPointer, columns: Int, into panel: UnsafeMutableRawBufferPointer
     ) {
@@ -42,7 +43,8 @@ package enum Panels {
         }
     }
 
-    /// How many rows a buffer holds. Only a bug of the caller's can make it wrong: sizes of files are checked long before.
+    /// How many rows a buffer holds. Only a bug of the caller's can make it wrong: sizes of files are checked long
+    /// before.
     private static func rowCount(_ format: TensorFormat, _ bytes: Int, columns: Int) -> Int {
         let rowBytes = format.rowBytes(columns: columns)
         precondition(rowBytes > 0 && bytes % rowBytes == 0, "not whole rows")
@@ -50,8 +52,8 @@ package enum Panels {
         return bytes / rowBytes
     }
 
-    /// Calls the body with every unit of the layout: its offset in the first row, the distance of the same unit in the next row,
-    /// the offset of the first row's unit in the panel, the unit's bytes.
+    /// Calls the body with every unit of the layout: its offset in the first row, the distance of the same unit in the
+    /// next row, the offset of the first row's unit in the panel, the unit's bytes.
     @inline(__always)
     private static func forEachUnit(_ layout: PanelLayout, rowBytes: Int, _ body: (Int, Int, Int, Int) -> Void) {
         var block = 0
@@ -74,8 +76,9 @@ package enum Panels {
         }
     }
 
-    /// Copies `count` units from places `stride` apart to places `stride` apart. Blocks of 18, 34 or 210 bytes leave the
-    /// source's units unaligned, so they are loaded and stored as such; on every machine that matters this is one instruction.
+    /// Copies `count` units from places `stride` apart to places `stride` apart. Blocks of 18, 34 or 210 bytes leave
+    /// the source's units unaligned, so they are loaded and stored as such; on every machine that matters this is one
+    /// instruction.
     @inline(__always)
     private static func copy(
         from source: UnsafeRawPointer, stride sourceStride: Int, to target: UnsafeMutableRawPointer,

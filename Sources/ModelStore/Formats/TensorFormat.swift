@@ -4,7 +4,8 @@ package enum TensorFormat: String, Codable, Sendable, CaseIterable {
 
     /// The rows of a panel.
     package static let panelRows = 16
-    /// The largest number of rows or columns of a tensor: products of two of them and a few bytes fit an `Int` with room.
+    /// The largest number of rows or columns of a tensor: products of two of them and a few bytes fit an `Int` with
+    /// room.
     package static let maximumDimension = 1 << 28
 
     /// The values of a block; rows are whole blocks.

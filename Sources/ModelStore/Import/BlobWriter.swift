@@ -3,7 +3,8 @@ import Foundation
 
 /// Writes a blob whose name is known only at the end: into a temporary file, hashed on the way, synced, renamed.
 ///
-/// A kill before the renaming leaves a temporary file, which the next import removes; a kill after it leaves a whole blob.
+/// A kill before the renaming leaves a temporary file, which the next import removes; a kill after it leaves a whole
+/// blob.
 struct BlobWriter: ~Copyable {
     private let store: Store
     private let temporary: String

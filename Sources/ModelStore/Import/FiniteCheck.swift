@@ -14,8 +14,8 @@ enum FiniteCheck {
         }
     }
 
-    /// Eight bytes at a time: adding the exponent's lowest bit to an exponent of all ones, and to no other, carries into the
-    /// sign's place, which was masked out before.
+    /// Eight bytes at a time: adding the exponent's lowest bit to an exponent of all ones, and to no other, carries
+    /// into the sign's place, which was masked out before.
     private static func firstBad<Lane: FixedWidthInteger>(
         _ bytes: UnsafeRawBufferPointer, exponent: Lane, lane: Lane.Type
     ) -> Int? {

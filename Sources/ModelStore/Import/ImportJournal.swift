@@ -1,10 +1,10 @@
 import Foundation
 
-/// Which blobs of a source are finished, so that an import that was killed goes on where it was, and one that is repeated
-/// writes nothing. One line for each blob: its part of the model, its name, its size.
+/// Which blobs of a source are finished, so that an import that was killed goes on where it was, and one that is
+/// repeated writes nothing. One line for each blob: its part of the model, its name, its size.
 ///
-/// The file belongs to one state of the source and one way to import it (``SourceFiles/key(quantize:)``). A line is written
-/// after its blob is in the store for good; one that was cut short is not believed.
+/// The file belongs to one state of the source and one way to import it (``SourceFiles/key(quantize:)``). A line is
+/// written after its blob is in the store for good; one that was cut short is not believed.
 final class ImportJournal {
     private let path: String
     private let descriptor: CInt

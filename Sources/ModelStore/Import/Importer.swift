@@ -17,13 +17,13 @@ package struct Importer {
 
     /// Imports a GGUF file (any part of a split one) or a Hugging Face directory.
     ///
-    /// The manifest is written last. A kill at any moment leaves a store in which everything that has a name is whole; the
-    /// same call again goes on where the first was. Imports into one store wait for each other.
+    /// The manifest is written last. A kill at any moment leaves a store in which everything that has a name is whole;
+    /// the same call again goes on where the first was. Imports into one store wait for each other.
     ///
     /// - Parameters:
     ///   - name: the model's name; nil takes the file's or directory's.
-    ///   - quantize: `q8_0`, or nil to keep the weights as they are. Quantises all matrices (embedding and head too) that are
-    ///     not quantised already, except the router.
+    ///   - quantize: `q8_0`, or nil to keep the weights as they are. Quantises all matrices (embedding and head too)
+    ///     that are not quantised already, except the router.
     ///   - progress: told after every few megabytes; bytes are the source's.
     /// - Returns: the manifest's path.
     /// - Throws: ``ModelError``.
@@ -39,8 +39,8 @@ package struct Importer {
         return try run(files, store: store, name: name, manifest: nil, quantize: quantize, progress: progress)
     }
 
-    /// Imports for the cache: under a name that is the source's key. Returns at once when that manifest is there with all its
-    /// blobs, also when another process made it while this one waited for the lock.
+    /// Imports for the cache: under a name that is the source's key. Returns at once when that manifest is there with
+    /// all its blobs, also when another process made it while this one waited for the lock.
     static func cached(_ files: SourceFiles, store: Store, progress: (ImportProgress) -> Void) throws -> String {
         let key = files.key(quantize: nil)
         let path = store.manifestPath(name: key)
@@ -151,8 +151,8 @@ package struct Importer {
             return LayerBlobs(dense: blobs[first], experts: Array(blobs[first + 1..<first + perLayer]))
         }
         return Manifest(
-            formatVersion: Manifest.currentFormatVersion, numericsVersion: Manifest.currentNumericsVersion, name: name,
-            shape: model.shape, tokenizer: tokenizer, embedding: blobs[0], head: blobs[blobs.count - 1], layers: layers)
+            name: name, shape: model.shape, tokenizer: tokenizer, embedding: blobs[0], head: blobs[blobs.count - 1],
+            layers: layers)
     }
 
     private func write(_ job: Job, journal: ImportJournal, progress: (Int) -> Void) throws -> BlobReference {

@@ -1,5 +1,5 @@
-/// Reads a tensor's rows, checks, converts and packs them, and appends them to a blob: a few megabytes at a time, whatever
-/// the tensor's size.
+/// Reads a tensor's rows, checks, converts and packs them, and appends them to a blob: a few megabytes at a time,
+/// whatever the tensor's size.
 struct TensorWriter {
     let source: SourceTensor
     let target: TensorEntry

@@ -254,7 +254,8 @@ struct HuggingFaceModel {
             tied ? embedding : try tensor("lm_head.weight", shape.headPlan[1]),
         ]
         let layers = try (0..<shape.layers).map { try layer($0, shape) }
-        // Files of tied models may have the head all the same, and old ones the rotary frequencies, which follow from theta.
+        // Files of tied models may have the head all the same, and old ones the rotary frequencies, which follow from
+        // theta.
         let ignored = tensors.keys.filter { !used.contains($0) && !$0.hasSuffix("rotary_emb.inv_freq") }
         if let name = ignored.filter({ !(tied && $0 == "lm_head.weight") }).min() {
             throw ModelError(.tensorUnexpected, "a tensor that a Mixtral does not have", file: directory, field: name)

@@ -1,7 +1,8 @@
 /// JSON as the formats of model files use it, read strictly.
 ///
 /// Foundation's decoder keeps the last of two equal keys, and a safetensors header with a tensor twice must be refused;
-/// so this reader refuses duplicate keys, broken UTF-8 and deep nesting. Numbers stay text until somebody asks for them.
+/// so this reader refuses duplicate keys, broken UTF-8 and deep nesting. Numbers stay text until somebody asks for
+/// them.
 enum JSONValue: Equatable {
     case null
     case bool(Bool)
@@ -13,7 +14,8 @@ enum JSONValue: Equatable {
     /// Deeper than any model file nests, and shallow enough for the stack of any thread.
     static let maximumDepth = 64
 
-    /// - Throws: ``ModelError`` `header_invalid` or `duplicate`; offsets count from the first of `bytes`, plus `offset`.
+    /// - Throws: ``ModelError`` `header_invalid` or `duplicate`; offsets count from the first of `bytes`, plus
+    ///   `offset`.
     static func parse(_ bytes: [UInt8], file: String, offset: UInt64 = 0) throws -> JSONValue {
         try bytes.withUnsafeBufferPointer { buffer in
             var parser = JSONParser(bytes: buffer, file: file, origin: offset)

@@ -2,17 +2,17 @@ import Foundation
 
 /// A file that is read at given offsets, bounds checked.
 ///
-/// Sources are read with `pread`, not mapped: a file that somebody truncates meanwhile then gives an error, where a mapping
-/// would give SIGBUS.
-package final class SourceFile: Sendable {
-    package let path: String
-    package let size: UInt64
+/// Sources are read with `pread`, not mapped: a file that somebody truncates meanwhile then gives an error, where a
+/// mapping would give SIGBUS.
+final class SourceFile: Sendable {
+    let path: String
+    let size: UInt64
     /// Device, inode, size and time of the last change in nanoseconds: while these stay, so does the content.
-    package let identity: String
+    let identity: String
     private let descriptor: CInt
 
     /// - Throws: ``ModelError`` `file_missing` or `file_unreadable`.
-    package init(path: String) throws {
+    init(path: String) throws {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw Self.failure(path, errno) }
         var status = stat()
@@ -44,7 +44,7 @@ package final class SourceFile: Sendable {
     /// Fills the buffer from `offset` on.
     ///
     /// - Throws: ``ModelError`` `file_truncated` when the file ends before the buffer is full.
-    package func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws {
+    func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws {
         guard let base = buffer.baseAddress, buffer.count > 0 else { return }
         let (end, overflow) = offset.addingReportingOverflow(UInt64(buffer.count))
         guard !overflow, end <= size else {
@@ -69,7 +69,7 @@ package final class SourceFile: Sendable {
     }
 
     /// `count` bytes from `offset` on. The caller has checked that `count` is no more than it wants in memory.
-    package func bytes(at offset: UInt64, count: Int) throws -> [UInt8] {
+    func bytes(at offset: UInt64, count: Int) throws -> [UInt8] {
         let (end, overflow) = offset.addingReportingOverflow(UInt64(max(0, count)))
         guard count >= 0, !overflow, end <= size else {
             throw ModelError(
@@ -83,7 +83,7 @@ package final class SourceFile: Sendable {
     }
 
     /// The whole file, when it has at most `limit` bytes.
-    package static func contents(of path: String, limit: Int) throws -> [UInt8] {
+    static func contents(of path: String, limit: Int) throws -> [UInt8] {
         let file = try SourceFile(path: path)
         guard file.size <= UInt64(limit) else {
             throw ModelError(

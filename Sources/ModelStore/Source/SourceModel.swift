@@ -13,8 +13,8 @@ struct SourceTensor: Sendable {
     var columns: Int
     /// The number of heads whose rows the source keeps interleaved; nil where rows are in Hugging Face's order.
     ///
-    /// llama.cpp rotates neighbouring values (2i, 2i+1), Hugging Face the halves (i, i + half); so its converter reorders the
-    /// rows of Q and K in each head, and the import puts them back.
+    /// llama.cpp rotates neighbouring values (2i, 2i+1), Hugging Face the halves (i, i + half); so its converter
+    /// reorders the rows of Q and K in each head, and the import puts them back.
     var interleavedHeads: Int?
 
     var rowBytes: Int { format.rowBytes(columns: columns) }
@@ -37,7 +37,8 @@ struct SourceTensor: Sendable {
     }
 }
 
-/// The tensors of a layer, each list in the order of the blob's plan (``ModelShape/densePlan``, ``ModelShape/expertPlan``).
+/// The tensors of a layer, each list in the order of the blob's plan (``ModelShape/densePlan``,
+/// ``ModelShape/expertPlan``).
 struct SourceLayer: Sendable {
     var dense: [SourceTensor]
     var experts: [[SourceTensor]]
@@ -130,14 +131,15 @@ struct SourceFiles: Sendable {
                 ? Int(String(decoding: text[range], as: UTF8.self)) : nil
         }
         guard text[0] == UInt8(ascii: "-"), let part = number(1..<6), text[6..<10].elementsEqual("-of-".utf8),
-            let parts = number(10..<15), (1...max(1, parts)).contains(part)
+            let parts = number(10..<15), part >= 1, part <= parts
         else { return nil }
         let prefix = String(decoding: path.utf8.dropLast(20), as: UTF8.self)
         func padded(_ value: Int) -> String { String(repeating: "0", count: 5 - String(value).count) + String(value) }
         return (1...parts).map { "\(prefix)-\(padded($0))-of-\(padded(parts)).gguf" }
     }
 
-    /// What stays the same while no file changes: files, versions of layout and numerics, and how weights are quantised.
+    /// What stays the same while no file changes: files, versions of layout and numerics, and how weights are
+    /// quantised.
     func key(quantize: TensorFormat?) -> String {
         var text = "import 1 format \(Manifest.currentFormatVersion) numerics \(Manifest.currentNumericsVersion)\n"
         text += "quantize \(quantize?.rawValue ?? "none")\n"

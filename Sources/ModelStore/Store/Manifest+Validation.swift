@@ -81,8 +81,8 @@ extension Manifest {
     /// The largest blob that is believed: 64 TiB, so that sums of sizes cannot overflow.
     static let maximumBlobBytes = 1 << 46
 
-    /// Checks everything that a reader of the blobs relies on: versions, the shape, that every blob holds the tensors that the
-    /// shape asks for, in places that lie inside it, and that blobs' names are hashes and no paths.
+    /// Checks everything that a reader of the blobs relies on: versions, the shape, that every blob holds the tensors
+    /// that the shape asks for, in places that lie inside it, and that blobs' names are hashes and no paths.
     ///
     /// - Throws: ``ModelError`` with the code `manifest_invalid` or `value_invalid`, naming the field.
     package func validate(file: String) throws {

@@ -63,6 +63,18 @@ package struct TensorEntry: Codable, Sendable, Equatable {
     package var bytes: Int
     /// Whether the rows are interleaved in panels of 16 (``Panels``); otherwise they follow each other.
     package var panels: Bool
+
+    package init(
+        name: String, format: TensorFormat, rows: Int, columns: Int, offset: Int, bytes: Int, panels: Bool
+    ) {
+        self.name = name
+        self.format = format
+        self.rows = rows
+        self.columns = columns
+        self.offset = offset
+        self.bytes = bytes
+        self.panels = panels
+    }
 }
 
 /// A blob: its name in the store, and what lies in it.
@@ -72,6 +84,12 @@ package struct BlobReference: Codable, Sendable, Equatable {
     package var bytes: Int
     /// In the order of their offsets; empty for the tokenizer.
     package var tensors: [TensorEntry]
+
+    package init(sha256: String, bytes: Int, tensors: [TensorEntry]) {
+        self.sha256 = sha256
+        self.bytes = bytes
+        self.tensors = tensors
+    }
 }
 
 /// The blobs of a layer.
@@ -80,6 +98,11 @@ package struct LayerBlobs: Codable, Sendable, Equatable {
     package var dense: BlobReference
     /// `w1`, `w2`, `w3` of each expert.
     package var experts: [BlobReference]
+
+    package init(dense: BlobReference, experts: [BlobReference]) {
+        self.dense = dense
+        self.experts = experts
+    }
 }
 
 /// What a model is made of: its shape and its blobs. Blobs may repeat: equal ones are stored once.
@@ -101,6 +124,21 @@ package struct Manifest: Codable, Sendable, Equatable {
     package var head: BlobReference
     package var layers: [LayerBlobs]
 
+    /// A manifest of the current versions.
+    package init(
+        name: String, shape: ModelShape, tokenizer: BlobReference, embedding: BlobReference, head: BlobReference,
+        layers: [LayerBlobs]
+    ) {
+        formatVersion = Self.currentFormatVersion
+        numericsVersion = Self.currentNumericsVersion
+        self.name = name
+        self.shape = shape
+        self.tokenizer = tokenizer
+        self.embedding = embedding
+        self.head = head
+        self.layers = layers
+    }
+
     /// The manifest as it is stored: JSON with sorted keys.
     package var canonicalBytes: [UInt8] {
         get throws {
@@ -110,8 +148,8 @@ package struct Manifest: Codable, Sendable, Equatable {
         }
     }
 
-    /// The SHA-256 of the canonical bytes: what two processes compare to know that they serve the same model. Empty only
-    /// where the shape has numbers that JSON cannot express, which ``validate(file:)`` refuses.
+    /// The SHA-256 of the canonical bytes: what two processes compare to know that they serve the same model. Empty
+    /// only where the shape has numbers that JSON cannot express, which ``validate(file:)`` refuses.
     package var digest: [UInt8] {
         guard let bytes = try? canonicalBytes else { return [] }
         return [UInt8](SHA256.hash(data: bytes))

@@ -2,8 +2,8 @@ import Foundation
 
 /// A blob in memory, read-only, until the last reference to it goes.
 ///
-/// `@unchecked Sendable`: the pointer is the only thing that the compiler cannot see through; the bytes behind it are mapped
-/// read-only, belong to this object alone and stay until `deinit`.
+/// `@unchecked Sendable`: the pointer is the only thing that the compiler cannot see through; the bytes behind it are
+/// mapped read-only, belong to this object alone and stay until `deinit`.
 package final class MappedBlob: @unchecked Sendable {
     /// All bytes of the blob; the beginning is aligned to a page. Valid as long as this object.
     package let bytes: UnsafeRawBufferPointer

@@ -10,10 +10,10 @@ package enum ModelResolver {
     }
 
     /// - Parameters:
-    ///   - pathOrName: a store's manifest (`…/manifests/NAME.json`), a GGUF file, a safetensors directory, or the name of a model
-    ///     in the default store.
-    ///   - cache: the store for imports; nil takes ``defaultCache``. An import there is found again as long as device, inode, size
-    ///     and time of every source file stay the same.
+    ///   - pathOrName: a store's manifest (`…/manifests/NAME.json`), a GGUF file, a safetensors directory, or the name
+    ///     of a model in the default store.
+    ///   - cache: the store for imports; nil takes ``defaultCache``. An import there is found again as long as device,
+    ///     inode, size and time of every source file stay the same.
     ///   - progress: of an import, where one is necessary.
     /// - Throws: ``ModelError``.
     package static func resolve(

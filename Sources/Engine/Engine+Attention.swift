@@ -6,6 +6,8 @@ package final class AttentionBatch {
     /// Rows of the step.
     package let count: Int
     let positions: [Int]
+    /// Positions that all rows together attend to.
+    let tokens: Int
     /// Each row's table begins here in `tables`; rows of one sequence that follow each other share one.
     fileprivate let tableStarts: [Int]
     fileprivate let tables: UnsafeMutablePointer<Int32>
@@ -14,6 +16,7 @@ package final class AttentionBatch {
     fileprivate init(rows: [AttentionRow], rotary: RotaryTable) {
         count = rows.count
         positions = rows.map(\.position)
+        tokens = rows.reduce(0) { $0 + $1.position + 1 }
         angles = rows.map { rotary.angles(position: $0.position) }
         var starts: [Int] = []
         var flat: PageTable = []
@@ -97,7 +100,8 @@ extension Engine {
 
         inner.reset(count: count, columns: heads * width, formats: [weights.wo.activation])
         let scratch = tk_attention_scratch_floats(heads, keyValueHeads, width)
-        products.pool.run(items: count * keyValueHeads) { [self] item in
+        products.share(count * keyValueHeads, bytes: batch.tokens * keyValues.layerPageBytes / Self.pageTokens) {
+            [self] item in
             let (row, head) = item.quotientAndRemainder(dividingBy: keyValueHeads)
             var view = keyValues.view(layer: local, pages: batch.tables + batch.tableStarts[row])
             withUnsafeTemporaryAllocation(of: Float.self, capacity: max(scratch, 1)) { scratch in

@@ -13,10 +13,9 @@ extension Engine {
     package func attentionCost(layer: Int, batch: AttentionBatch) -> Cost {
         guard shard.layers.contains(layer), batch.count > 0 else { return Cost(multiplyAdds: 0, bytes: 0) }
         let weights = weights.layers[layer - shard.layers.lowerBound]
-        let tokens = batch.positions.reduce(batch.count, +)
         let attended = Cost(
-            multiplyAdds: tokens * shape.heads * shape.headDimension * 2,
-            bytes: tokens * keyValues.layerPageBytes / Self.pageTokens)
+            multiplyAdds: batch.tokens * shape.heads * shape.headDimension * 2,
+            bytes: batch.tokens * keyValues.layerPageBytes / Self.pageTokens)
         return cost(weights.queryKeyValue + [weights.wo], rows: batch.count) + attended
     }
 

@@ -7,7 +7,9 @@ package final class Products {
     let pool: ThreadPool
     let compute: ComputeBackend
 
-    /// Weights that an item reads at least, in bytes times rows: less is done before another thread has woken.
+    /// Work that is shared, in bytes read times rows: less is done before another thread has woken.
+    private static let sharedBytes = 256 * 1024
+    /// What an item has to do at least.
     private static let grainBytes = 32 * 1024
     /// Items for each thread, so that one that is held up does not hold up the rest.
     private static let itemsPerThread = 4
@@ -77,16 +79,26 @@ package final class Products {
     func eachRow(_ count: Int, bytes: Int, _ body: (Int) -> Void) {
         let rowsPerItem = max(1, Self.grainBytes / max(bytes, 1))
         let items = (count + rowsPerItem - 1) / rowsPerItem
-        pool.run(items: items) { item in
+        share(items, bytes: count * bytes) { item in
             for row in item * rowsPerItem..<min((item + 1) * rowsPerItem, count) { body(row) }
+        }
+    }
+
+    /// Calls `body` for every item, on all threads where the items together touch enough bytes.
+    func share(_ items: Int, bytes: Int, _ body: (Int) -> Void) {
+        if bytes < Self.sharedBytes {
+            for item in 0..<max(items, 0) { body(item) }
+        } else {
+            pool.run(items: items, body)
         }
     }
 
     /// Cuts panels into ranges and shares them between the threads.
     private func panelRanges(panels: Int, bytes: Int, rows: Int, _ body: (Range<Int>) -> Void) {
         guard rows > 0, panels > 0 else { return }
-        let worth = bytes / Self.grainBytes * rows
-        let items = pool.threads == 1 ? 1 : max(1, min(panels, worth, pool.threads * Self.itemsPerThread))
+        let worth = bytes * rows
+        let shared = pool.threads > 1 && worth >= Self.sharedBytes
+        let items = shared ? min(panels, worth / Self.grainBytes, pool.threads * Self.itemsPerThread) : 1
         pool.run(items: items) { item in body(panels * item / items..<panels * (item + 1) / items) }
     }
 

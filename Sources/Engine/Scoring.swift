@@ -14,9 +14,9 @@ package struct ScoredRow: Sendable {
 /// - Parameters:
 ///   - top: how many of the best tokens are wanted; fewer come where there are fewer.
 ///   - target: the token that did come next; nil, or one outside the vocabulary, gives no `nll`.
-/// - Returns: nil when a logit is NaN or infinitely large: the request fails then.
+/// - Returns: nil when a logit is NaN or infinitely large, or all are infinitely small: the request fails then.
 package func scoreRow(logits: UnsafeBufferPointer<Float>, top: Int, target: Int32?) -> ScoredRow? {
-    guard logits.allSatisfy({ $0 < .infinity }), let highest = logits.max() else { return nil }
+    guard logits.allSatisfy({ $0 < .infinity }), let highest = logits.max(), highest > -.infinity else { return nil }
     var order = LogitOrder(logits)
     var row = ScoredRow(top: [], nll: nil)
     while row.top.count < top, let token = order.next() {

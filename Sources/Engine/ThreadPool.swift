@@ -6,14 +6,17 @@ import Synchronization
 /// Helpers wait for the next job by looking for it for a moment, since a decode step brings one every few microseconds,
 /// then sleep on a condition, so an idle pool uses no processor time. The pool is confined to the thread that uses it.
 package final class ThreadPool {
+    /// More than any machine has processors: a slip of the pen in a setting must not fill the process table.
+    package static let maximumThreads = 1024
+
     /// Threads that work, the calling one included.
     package let threads: Int
     private let state = State()
     private var helpers: [pthread_t] = []
 
-    /// A pool of fewer helpers results where the system refuses to start as many; `threads` says how many there are.
+    /// Fewer threads result where the system refuses to start as many; `threads` says how many there are.
     package init(threads: Int) {
-        for _ in 1..<max(threads, 1) {
+        for _ in 1..<min(max(threads, 1), Self.maximumThreads) {
             var handle = pthread_t()
             let argument = Unmanaged.passRetained(state)
             let status = pthread_create(
@@ -72,7 +75,10 @@ extension ThreadPool {
         private let done: UnsafeMutablePointer<pthread_cond_t> = .allocate(capacity: 1)
 
         /// Looks for a new job before sleeping: some tens of microseconds, the time between two products of a decode step.
-        private static let spins = 4096
+        private static let spins = 1024
+        /// Looks between two offers of the processor to others: where threads outnumber processors, the one that is waited
+        /// for may need this one.
+        private static let spinsPerYield = 16
 
         init() {
             pthread_mutex_init(lock, nil)
@@ -103,8 +109,7 @@ extension ThreadPool {
             while take() {}
             var spins = Self.spins
             while finished.load(ordering: .acquiring) != items {
-                spins -= 1
-                guard spins == 0 else { continue }
+                guard Self.exhausts(&spins) else { continue }
                 pthread_mutex_lock(lock)
                 callerSleeps.store(true, ordering: .sequentiallyConsistent)
                 while finished.load(ordering: .sequentiallyConsistent) != items { pthread_cond_wait(done, lock) }
@@ -147,8 +152,7 @@ extension ThreadPool {
                     spins = Self.spins
                     continue
                 }
-                spins -= 1
-                guard spins == 0 else { continue }
+                guard Self.exhausts(&spins) else { continue }
                 pthread_mutex_lock(lock)
                 sleepers.add(1, ordering: .sequentiallyConsistent)
                 while ticket.load(ordering: .sequentiallyConsistent) & 0xFFFF_FFFF == 0,
@@ -160,6 +164,13 @@ extension ThreadPool {
                 pthread_mutex_unlock(lock)
                 spins = Self.spins
             }
+        }
+
+        /// One look less; true when none is left.
+        private static func exhausts(_ spins: inout Int) -> Bool {
+            spins -= 1
+            if spins.isMultiple(of: spinsPerYield) { sched_yield() }
+            return spins <= 0
         }
 
         func stop() {

@@ -23,6 +23,9 @@ import Testing
             #expect(scoreRow(logits: logits, top: -1, target: -7)?.nll == nil)
         }
         [1, Float.nan].withUnsafeBufferPointer { #expect(scoreRow(logits: $0, top: 1, target: 0) == nil) }
+        [-Float.infinity, -Float.infinity].withUnsafeBufferPointer {
+            #expect(scoreRow(logits: $0, top: 1, target: 0) == nil)
+        }
         [1, Float.infinity].withUnsafeBufferPointer { #expect(scoreRow(logits: $0, top: 1, target: 0) == nil) }
     }
 }

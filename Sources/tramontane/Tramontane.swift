@@ -1,8 +1,92 @@
 import ArgumentParser
-import Yams
-import Hummingbird
+import Foundation
 
 @main
 struct Tramontane: ParsableCommand {
-    func run() throws { print("hello") }
+    static let configuration = CommandConfiguration(
+        commandName: "tramontane",
+        abstract: "Serves Mixtral-class mixture-of-experts models on clusters of ordinary CPU servers.",
+        discussion: """
+            Every option can also be set in the environment (--http as TRAMONTANE_HTTP) or in a YAML file (--config FILE, \
+            with `http: HOST:PORT`, or `up:` and settings below it for one command). The command line comes first, then the \
+            environment, then the file.
+
+            Example:
+              tramontane up --model cluster/demo --workers 4 --stages 2 --http 127.0.0.1:8080 --listen 127.0.0.1:7000 \
+            --state /tmp/demo
+            """,
+        version: "tramontane 0.1.0",
+        subcommands: commands)
+
+    /// All subcommands. Each one's file has its name.
+    static let commands: [any Command.Type] = [
+        ImportCommand.self, VerifyCommand.self, UpCommand.self, CoordinatorCommand.self, WorkerCommand.self,
+        StatusCommand.self, GenerateCommand.self, ChatCommand.self, TokenizeCommand.self, ScoreCommand.self,
+    ]
+
+    /// Runs a command on the main thread, which is not one of Swift's cooperative pool: commands may block and compute.
+    static func main() {
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        do {
+            let settings = SettingsResolver(commands: commands, environment: ProcessInfo.processInfo.environment)
+            var command = try parseAsRoot(settings.resolve(arguments))
+            try command.run()
+        } catch {
+            exit(report(error, arguments: arguments))
+        }
+    }
+
+    /// Prints what went wrong, on one line, and says which status the process ends with.
+    private static func report(_ error: any Error, arguments: [String]) -> Int32 {
+        if let error = error as? CommandError {
+            if !error.message.isEmpty { StandardError.write("tramontane: \(oneLine(error.message))\n") }
+            return error.status
+        }
+        let status = exitCode(for: error)
+        if status == .success || status == .failure, error is CleanExit || error is ExitCode {
+            exit(withError: error)
+        }
+        if status == .success { exit(withError: error) }
+        if status == .validationFailure {
+            var line = oneLine(message(for: error))
+            if let command = arguments.lazy.compactMap(Self.command).first {
+                line += ". For example: \(oneLine(command.example))"
+            }
+            StandardError.write("tramontane: \(line)\n")
+            return status.rawValue
+        }
+        StandardError.write("tramontane: \(oneLine(describe(error)))\n")
+        return ExitCode.failure.rawValue
+    }
+
+    private static func command(_ name: String) -> (any Command.Type)? {
+        commands.first { $0.configuration.commandName == name }
+    }
+
+    /// Errors of this project describe themselves; Foundation's say more in their localised form.
+    static func describe(_ error: any Error) -> String {
+        if error is any CustomStringConvertible { return "\(error)" }
+        return error.localizedDescription
+    }
+
+    static func oneLine(_ text: String) -> String {
+        text.split(whereSeparator: \.isNewline).map { $0.trimmingCharacters(in: .whitespaces) }.joined(separator: " ")
+    }
+}
+
+/// A subcommand.
+protocol Command: ParsableCommand {
+    /// A line that a user could type.
+    static var example: String { get }
+
+    /// The options that environment and configuration file may set.
+    static var settings: [Setting] { get }
+}
+
+extension Command {
+    static func configuration(_ name: String, _ abstract: String, _ discussion: String = "") -> CommandConfiguration {
+        CommandConfiguration(
+            commandName: name, abstract: abstract,
+            discussion: (discussion.isEmpty ? "" : discussion + "\n\n") + "Example:\n  " + example)
+    }
 }

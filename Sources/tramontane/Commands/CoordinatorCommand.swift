@@ -1,0 +1,82 @@
+import ArgumentParser
+import Coordinator
+import Gateway
+import ServiceLifecycle
+
+/// The daemon that admits requests and schedules steps, and its HTTP port.
+struct CoordinatorCommand: Command {
+    static let example =
+        "tramontane coordinator --model /srv/tramontane/manifests/mixtral.json --workers 4 --stages 2 "
+        + "--http 127.0.0.1:8080 --listen 127.0.0.1:7000"
+    static let configuration = configuration(
+        "coordinator", "Runs a cluster's coordinator; workers are started apart.",
+        """
+        Prints `listening http=HOST:PORT listen=HOST:PORT` when its ports are open and `ready http=HOST:PORT \
+        listen=HOST:PORT` when the cluster serves. SIGTERM or Ctrl-C end it.
+        """)
+    static let settings = ServingOptions.settings + ModelOptions.settings
+
+    @OptionGroup var serving: ServingOptions
+    @OptionGroup var models: ModelOptions
+
+    @Flag(help: .hidden)
+    var supervised = false
+
+    func run() throws {
+        let logger = try Daemon.prepare("coordinator", level: serving.logLevel, supervised: supervised)
+        let model = try models.resolve(serving.model)
+        let coordinator = try Coordinator(configuration: configuration(model), logger: logger)
+        var gatewayConfiguration = Gateway.Configuration(host: serving.http.host, port: serving.http.port)
+        gatewayConfiguration.insecureNetwork = serving.insecureNetwork
+        let gateway = Gateway(configuration: gatewayConfiguration, coordinator: coordinator, logger: logger)
+        let announcer = Announcer(coordinator: coordinator, gateway: gateway)
+        try Daemon.run([coordinator, gateway, announcer], supervised: supervised, logger: logger)
+    }
+
+    private func configuration(_ model: ResolvedModel) throws -> CoordinatorConfiguration {
+        var configuration = CoordinatorConfiguration(
+            manifest: model.manifest, store: model.store, layout: try serving.layout(model))
+        configuration.host = serving.listen.host
+        configuration.port = serving.listen.port
+        configuration.insecureNetwork = serving.insecureNetwork
+        configuration.contextLength = serving.contextLength
+        if let pages = serving.pages { configuration.pagesPerWorker = pages }
+        if let rows = serving.prefillChunk { configuration.prefillChunkRows = rows }
+        if let limit = serving.queueLimit { configuration.queueLimit = limit }
+        return configuration
+    }
+}
+
+extension ServingOptions {
+    /// Checked against the model, so that a mistake shows before anything is started.
+    func layout(_ model: ResolvedModel) throws -> CoordinatorConfiguration.Layout {
+        if let topology {
+            return .topology(try TopologyFile.read(topology, for: model.manifest.shape))
+        }
+        let layout = CoordinatorConfiguration.Layout.even(workers: workers ?? 1, stages: stages ?? 1)
+        _ = try evenTopology(model)
+        return layout
+    }
+}
+
+/// Tells `up`, or whoever reads standard output, how far the cluster is.
+private struct Announcer: Service {
+    let coordinator: Coordinator
+    let gateway: Gateway
+
+    func run() async throws {
+        try await cancelWhenGracefulShutdown {
+            let listen = try await coordinator.listening()
+            let http = try await gateway.listening()
+            say(CoordinatorReport(.listening, http: http, listen: listen))
+            try await coordinator.untilReady()
+            say(CoordinatorReport(.ready, http: http, listen: listen))
+        }
+        try await gracefulShutdown()
+    }
+
+    /// A closed standard output is no reason to stop serving.
+    private func say(_ report: CoordinatorReport) {
+        try? StandardOutput.write(report.line)
+    }
+}

@@ -1,0 +1,82 @@
+import ArgumentParser
+import Engine
+
+/// Starts a whole cluster on this machine.
+struct UpCommand: Command {
+    static let example =
+        "tramontane up --model cluster/demo --workers 4 --stages 2 --http 127.0.0.1:8080 --listen 127.0.0.1:7000 "
+        + "--state /tmp/demo"
+    static let configuration = configuration(
+        "up", "Starts a coordinator and workers on this machine.",
+        """
+        Imports the model if that is necessary, starts the processes, and prints `ready http=HOST:PORT listen=HOST:PORT` when \
+        the cluster serves. Ctrl-C or SIGTERM end every process it started; none outlives it.
+
+        A topology file says who holds what:
+          stages:
+            - layers: 0-2
+              workers:
+                - { name: a, experts: 0-3 }
+                - { name: b, experts: "3,4-7" }
+        """)
+    static let settings: [Setting] =
+        [.option("state"), .option("threads"), .option("compute"), .option("memory")] + ServingOptions.settings
+        + ModelOptions.settings
+
+    @OptionGroup var serving: ServingOptions
+    @OptionGroup var models: ModelOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "Where logs and cluster.json go. Default: a new directory in the temporary one.", valueName: "directory"))
+    var state: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Threads that compute in each worker. Default: this machine's, shared out.", valueName: "count"),
+        transform: NumberParsing.threads)
+    var threads: Int?
+
+    @Option(help: ArgumentHelp("The workers' backend: native or openblas.", valueName: "backend"))
+    var compute = ComputeBackend.native
+
+    @Option(
+        help: ArgumentHelp(
+            "Memory that each worker may use, such as 8GiB. Default: this machine's.", valueName: "size"),
+        transform: NumberParsing.bytes)
+    var memory: UInt64?
+
+    func run() throws {
+        ProcessLimits.raiseDescriptors()
+        ProcessLimits.ignoreBrokenPipes()
+        let model = try models.resolve(serving.model)
+        let names = try workerNames(model)
+        let directory = try StateDirectory(state)
+        if state == nil { StandardError.write("tramontane up: logs and cluster.json are in \(directory.path)\n") }
+        let supervisor = try Supervisor(
+            workers: names, model: model.manifest.name, directory: directory,
+            coordinatorArguments: ["coordinator", "--supervised"] + serving.arguments(modelPath: model.manifestPath),
+            workerArguments: { name, coordinator in
+                workerArguments(name: name, coordinator: coordinator, model: model, workers: names.count)
+            })
+        let status = try supervisor.run()
+        if status != 0 { throw CommandError(message: "", status: status) }
+    }
+
+    private func workerNames(_ model: ResolvedModel) throws -> [String] {
+        if let path = serving.topology {
+            return try TopologyFile.read(path, for: model.manifest.shape).workers
+        }
+        return try serving.evenTopology(model).workers
+    }
+
+    private func workerArguments(name: String, coordinator: String, model: ResolvedModel, workers: Int) -> [String] {
+        var arguments = [
+            "worker", "--supervised", "--name", name, "--coordinator", coordinator, "--model", model.manifestPath,
+            "--threads", "\(threads ?? max(1, availableThreads() / workers))", "--compute", compute.rawValue,
+            "--log-level", serving.logLevel.rawValue,
+        ]
+        if let memory { arguments += ["--memory", "\(memory)"] }
+        return arguments
+    }
+}

@@ -1,0 +1,82 @@
+import ArgumentParser
+import Engine
+import Logging
+import Worker
+
+/// The daemon that holds a part of a model and computes.
+struct WorkerCommand: Command {
+    static let example =
+        "tramontane worker --coordinator 127.0.0.1:7000 --model /srv/tramontane/manifests/mixtral.json --name worker-0"
+    static let configuration = configuration(
+        "worker", "Runs one worker, which joins a coordinator.",
+        "SIGTERM or Ctrl-C let the steps under way end, and then the worker.")
+    static let settings: [Setting] =
+        [
+            .option("coordinator"), .option("model"), .option("name"), .option("listen"), .option("advertise"),
+            .option("threads"), .option("memory"), .option("compute"), .flag("verify-blobs"), .flag("insecure-network"),
+            .option("log-level"),
+        ] + ModelOptions.settings
+
+    @Option(
+        help: ArgumentHelp("The coordinator's binary port.", valueName: "host:port"), transform: Address.parseRemote)
+    var coordinator: Address
+
+    @Option(help: ArgumentHelp("A manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
+    var model: String
+
+    @Option(help: ArgumentHelp("Unique in the cluster; a topology names workers by it.", valueName: "name"))
+    var name: String
+
+    @Option(
+        help: ArgumentHelp("Where other workers connect; port 0 picks a free one.", valueName: "host:port"),
+        transform: Address.parse)
+    var listen = Address(host: "127.0.0.1", port: 0)
+
+    @Option(help: ArgumentHelp("The host by which others reach this one, where --listen is not it.", valueName: "host"))
+    var advertise: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Threads that compute. Default: the processors that this process may use.", valueName: "count"),
+        transform: NumberParsing.threads)
+    var threads: Int?
+
+    @Option(
+        help: ArgumentHelp("Memory for weights and KV, such as 8GiB. Default: this machine's.", valueName: "size"),
+        transform: NumberParsing.bytes)
+    var memory: UInt64?
+
+    @Option(help: ArgumentHelp("native or openblas.", valueName: "backend"))
+    var compute = ComputeBackend.native
+
+    @Flag(help: "Hash every blob before it is used.")
+    var verifyBlobs = false
+
+    @Flag(help: "Allow a --listen that is not loopback. There is no encryption.")
+    var insecureNetwork = false
+
+    @Option(help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"))
+    var logLevel = Logger.Level.info
+
+    @OptionGroup var models: ModelOptions
+
+    @Flag(help: .hidden)
+    var supervised = false
+
+    func run() throws {
+        let logger = try Daemon.prepare(name, level: logLevel, supervised: supervised)
+        let model = try models.resolve(model)
+        var configuration = WorkerConfiguration(
+            name: name, coordinatorHost: coordinator.host, coordinatorPort: coordinator.port, manifest: model.manifest,
+            store: model.store, threads: threads ?? availableThreads(),
+            memoryBytes: memory ?? ProcessLimits.memoryBytes)
+        configuration.listenHost = listen.host
+        configuration.listenPort = listen.port
+        configuration.advertisedHost = advertise
+        configuration.compute = compute
+        configuration.verifyBlobs = verifyBlobs
+        configuration.insecureNetwork = insecureNetwork
+        try Daemon.run(
+            [WorkerDaemon(configuration: configuration, logger: logger)], supervised: supervised, logger: logger)
+    }
+}

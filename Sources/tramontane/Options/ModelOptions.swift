@@ -1,0 +1,72 @@
+import ArgumentParser
+import Engine
+import ModelStore
+import Tokenizer
+
+/// Which model, for every command that loads or serves one.
+struct ModelOptions: ParsableArguments {
+    @Option(
+        name: .customLong("cache"),
+        help: ArgumentHelp(
+            "Where models that are not in a store yet are imported to.",
+            discussion: "Default: $TRAMONTANE_CACHE, or ~/.cache/tramontane.", valueName: "directory"))
+    var cache: String?
+
+    static let settings: [Setting] = [.option("cache")]
+
+    /// Finds the model, importing it first where that is necessary.
+    func resolve(_ pathOrName: String) throws -> ResolvedModel {
+        let bar = ProgressBar("importing")
+        defer { bar.clear() }
+        let found = try ModelResolver.resolve(pathOrName, cache: cache) { bar.show($0) }
+        return ResolvedModel(manifest: found.manifest, manifestPath: found.manifestPath, store: found.store)
+    }
+}
+
+/// A model whose manifest was read.
+struct ResolvedModel {
+    let manifest: Manifest
+    let manifestPath: String
+    let store: Store
+
+    func tokenizer() throws -> Tokenizer {
+        let blob = try store.map(manifest.tokenizer, verify: false)
+        return try Tokenizer(model: Array(blob.bytes))
+    }
+}
+
+/// How this process computes.
+struct EngineOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Threads that compute. Default: the processors that this process may use.", valueName: "count"),
+        transform: NumberParsing.threads)
+    var threads: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "Rows of the prompt computed at once. Changes the speed and no bit of the result.", valueName: "rows"),
+        transform: { try NumberParsing.count($0, 1...65_536) })
+    var prefillChunk = 256
+
+    @Option(
+        help: ArgumentHelp(
+            "native, or openblas: a second implementation of matrix products, whose results are not reproducible.",
+            valueName: "backend"))
+    var compute = ComputeBackend.native
+
+    static let settings: [Setting] = [.option("threads"), .option("prefill-chunk"), .option("compute")]
+
+    /// A whole model in this process.
+    ///
+    /// - Parameter tokens: as many as a sequence may have; at most the model's context.
+    func runner(_ model: ResolvedModel, tokens: Int) throws -> LocalRunner {
+        let length = max(1, min(tokens, model.manifest.shape.contextLength))
+        let engine = try Engine(
+            manifest: model.manifest, store: model.store, shard: .whole(model.manifest.shape),
+            pages: (length - 1) / Engine.pageTokens + 1, threads: threads ?? availableThreads(), compute: compute)
+        return LocalRunner(engine: engine)
+    }
+}
+
+extension ComputeBackend: ExpressibleByArgument {}

@@ -1,0 +1,32 @@
+import ArgumentParser
+
+/// Numbers within limits, for `@Option(transform:)`.
+enum NumberParsing {
+    static func count(_ text: String, _ range: ClosedRange<Int>) throws -> Int {
+        guard let value = Int(text), range.contains(value) else {
+            throw ValidationError("\(text) is not a whole number from \(range.lowerBound) to \(range.upperBound)")
+        }
+        return value
+    }
+
+    /// At least 1.
+    static func positive(_ text: String) throws -> Int {
+        try count(text, 1...(1 << 30))
+    }
+
+    static func threads(_ text: String) throws -> Int {
+        try count(text, 1...4096)
+    }
+
+    /// Bytes, with a unit where one is written: `8GiB`, `512M`, `1073741824`.
+    static func bytes(_ text: String) throws -> UInt64 {
+        let digits = text.prefix { $0.isASCII && $0.isNumber }
+        let unit = text.dropFirst(digits.count).lowercased().replacing("ib", with: "").replacing("b", with: "")
+        let shifts = ["": 0, "k": 10, "m": 20, "g": 30, "t": 40]
+        guard let value = UInt64(digits), value > 0, let shift = shifts[unit], value <= UInt64.max >> UInt64(shift)
+        else {
+            throw ValidationError("\(text) is not a size, such as 8GiB")
+        }
+        return value << UInt64(shift)
+    }
+}

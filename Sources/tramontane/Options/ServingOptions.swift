@@ -1,0 +1,96 @@
+import ArgumentParser
+import Logging
+
+/// What `up` and `coordinator` are told alike.
+struct ServingOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("A manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
+    var model: String
+
+    @Option(
+        help: ArgumentHelp("Where the OpenAI API is served; port 0 picks a free one.", valueName: "host:port"),
+        transform: Address.parse)
+    var http = Address(host: "127.0.0.1", port: 8080)
+
+    @Option(
+        help: ArgumentHelp("Where workers and SDK clients connect; port 0 picks a free one.", valueName: "host:port"),
+        transform: Address.parse)
+    var listen = Address(host: "127.0.0.1", port: 7000)
+
+    @Option(
+        help: ArgumentHelp("Workers that share the model evenly.", valueName: "count"),
+        transform: { try NumberParsing.count($0, 1...4096) })
+    var workers: Int?
+
+    @Option(
+        help: ArgumentHelp("Runs of layers that the workers are split over.", valueName: "count"),
+        transform: { try NumberParsing.count($0, 1...4096) })
+    var stages: Int?
+
+    @Option(
+        help: ArgumentHelp("Who holds what, as YAML; in place of --workers and --stages.", valueName: "file"))
+    var topology: String?
+
+    @Option(
+        help: ArgumentHelp("Longest sequence served, in tokens. Default: the model's.", valueName: "tokens"),
+        transform: NumberParsing.positive)
+    var contextLength: Int?
+
+    @Option(
+        help: ArgumentHelp("KV pages of 32 tokens of every worker.", valueName: "count"),
+        transform: { try NumberParsing.count($0, 1...16_777_216) })
+    var pages: Int?
+
+    @Option(
+        help: ArgumentHelp("Most rows of prompts in one step. Changes no bit of the results.", valueName: "rows"),
+        transform: { try NumberParsing.count($0, 1...8192) })
+    var prefillChunk: Int?
+
+    @Option(
+        help: ArgumentHelp("Most requests that wait; one more is refused.", valueName: "count"),
+        transform: { try NumberParsing.count($0, 1...1_048_576) })
+    var queueLimit: Int?
+
+    @Flag(
+        help: "Allow addresses that are not loopback. There is no encryption: whoever reaches the ports is served.")
+    var insecureNetwork = false
+
+    @Option(help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"))
+    var logLevel = Logger.Level.info
+
+    static let settings: [Setting] = [
+        .option("model"), .option("http"), .option("listen"), .option("workers", alternatives: ["topology"]),
+        .option("stages", alternatives: ["topology"]), .option("topology", alternatives: ["workers", "stages"]),
+        .option("context-length"), .option("pages"), .option("prefill-chunk"), .option("queue-limit"),
+        .flag("insecure-network"), .option("log-level"),
+    ]
+
+    func validate() throws {
+        if topology != nil {
+            guard workers == nil, stages == nil else {
+                throw ValidationError("--topology says who holds what; leave --workers and --stages out")
+            }
+        } else if workers == nil {
+            throw ValidationError("--workers COUNT or --topology FILE is missing")
+        }
+    }
+
+    /// What `up` hands on to its coordinator.
+    func arguments(modelPath: String) -> [String] {
+        var arguments = ["--model", modelPath, "--http", "\(http)", "--listen", "\(listen)"]
+        func add(_ name: String, _ value: (some Any)?) {
+            if let value { arguments += ["--\(name)", "\(value)"] }
+        }
+        add("workers", workers)
+        add("stages", stages)
+        add("topology", topology)
+        add("context-length", contextLength)
+        add("pages", pages)
+        add("prefill-chunk", prefillChunk)
+        add("queue-limit", queueLimit)
+        add("log-level", logLevel.rawValue)
+        if insecureNetwork { arguments.append("--insecure-network") }
+        return arguments
+    }
+}
+
+extension Logger.Level: @retroactive ExpressibleByArgument {}

@@ -1,0 +1,28 @@
+import Logging
+import ServiceLifecycle
+
+/// What the long-running commands have in common.
+enum Daemon {
+    /// - Returns: a logger to standard error.
+    static func prepare(_ label: String, level: Logger.Level, supervised: Bool) throws -> Logger {
+        ProcessLimits.raiseDescriptors()
+        ProcessLimits.ignoreBrokenPipes()
+        if supervised { try Supervision.begin() }
+        LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
+        var logger = Logger(label: label)
+        logger.logLevel = level
+        return logger
+    }
+
+    /// Runs services until SIGTERM, or Ctrl-C where nobody supervises; then ends them gracefully, the last one first.
+    static func run(_ services: [any Service], supervised: Bool, logger: Logger) throws {
+        var quiet = logger
+        quiet.logLevel = max(logger.logLevel, .warning)
+        var configuration = ServiceGroupConfiguration(
+            services: services, gracefulShutdownSignals: supervised ? [.sigterm] : [.sigterm, .sigint], logger: quiet)
+        configuration.maximumGracefulShutdownDuration = .seconds(9)
+        try Background.wait { [configuration] in
+            try await ServiceGroup(configuration: configuration).run()
+        }
+    }
+}

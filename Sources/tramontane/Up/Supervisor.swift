@@ -1,0 +1,186 @@
+import Glibc
+
+/// Performs what ``SupervisorMachine`` decides: starts processes, waits for signals and for what the coordinator says.
+final class Supervisor {
+    private let workers: [String]
+    private let directory: StateDirectory
+    private let coordinatorArguments: [String]
+    /// A worker's arguments, from its name and the coordinator's address.
+    private let workerArguments: (_ name: String, _ coordinator: String) -> [String]
+
+    private var machine: SupervisorMachine
+    private var state: ClusterState
+    private var children: [ChildProcess] = []
+    private var coordinatorLines: LineReader?
+    /// CLOCK_MONOTONIC milliseconds.
+    private var deadline: Int?
+    private var status: Int32?
+    private let supervision: (read: Int32, write: Int32)
+
+    init(
+        workers: [String], model: String, directory: StateDirectory, coordinatorArguments: [String],
+        workerArguments: @escaping (_ name: String, _ coordinator: String) -> [String]
+    ) throws {
+        var ends: [Int32] = [-1, -1]
+        guard pipe2(&ends, O_CLOEXEC) == 0 else {
+            throw CommandError.failure("no pipe for the children: \(String(cString: strerror(errno)))")
+        }
+        supervision = (ends[0], ends[1])
+        workers = workers
+        machine = SupervisorMachine(workers: workers)
+        state = ClusterState(processID: getpid(), model: model)
+        self.directory = directory
+        self.coordinatorArguments = coordinatorArguments
+        self.workerArguments = workerArguments
+    }
+
+    /// Runs the cluster until it is told to stop.
+    /// - Returns: the status to end with.
+    func run() throws -> Int32 {
+        let signals = try SignalPipe([SIGINT, SIGTERM, SIGHUP, SIGCHLD])
+        try perform(machine.handle(.start))
+        while true {
+            if let status { return status }
+            var descriptors = [pollfd(fd: signals.readDescriptor, events: Int16(POLLIN), revents: 0)]
+            if coordinatorLines != nil, let coordinator = children.first {
+                descriptors.append(pollfd(fd: coordinator.output, events: Int16(POLLIN), revents: 0))
+            }
+            let timeout = deadline.map { Int32(clamping: max(0, $0 - Self.now())) } ?? -1
+            if poll(&descriptors, nfds_t(descriptors.count), timeout) < 0, errno != EINTR {
+                throw CommandError.failure("poll: \(String(cString: strerror(errno)))")
+            }
+            if descriptors.count > 1, descriptors[1].revents != 0 { try readCoordinator() }
+            for signal in signals.take() where signal != SIGCHLD { try perform(machine.handle(.stopAsked)) }
+            try collectExits()
+            if let deadline, deadline <= Self.now() {
+                self.deadline = nil
+                try perform(machine.handle(.deadlinePassed))
+            }
+        }
+    }
+
+    private func readCoordinator() throws {
+        guard let lines = try coordinatorLines?.available() else {
+            coordinatorLines = nil
+            return
+        }
+        for line in lines {
+            guard let report = CoordinatorReport(line: String(decoding: line, as: UTF8.self)) else { continue }
+            switch report.event {
+            case .listening:
+                state.http = report.http
+                state.listen = report.listen
+                try perform(machine.handle(.listening(http: report.http, listen: report.listen)))
+            case .ready:
+                try perform(machine.handle(.serving))
+            }
+        }
+    }
+
+    private func collectExits() throws {
+        for (index, child) in children.enumerated() where state.children[index].state == "running" {
+            guard let exit = child.takeExit() else { continue }
+            state.children[index].state = exit.description
+            try directory.write(state)
+            try perform(machine.handle(.exited(name: child.name, exit)))
+        }
+    }
+
+    private func perform(_ actions: [SupervisorMachine.Action]) throws {
+        for action in actions {
+            switch action {
+            case .startCoordinator:
+                let name = SupervisorMachine.coordinator
+                if try !start(name, coordinatorArguments, reports: true) {
+                    try perform(machine.handle(.startFailed([name])))
+                }
+            case .startWorkers(let listen):
+                for (index, name) in workers.enumerated() {
+                    if try !start(name, workerArguments(name, listen), reports: false) {
+                        try perform(machine.handle(.startFailed(Array(workers[index...]))))
+                        break
+                    }
+                }
+            case .announce(let http, let listen):
+                state.isReady = true
+                try directory.write(state)
+                // A closed standard output is no reason to end the cluster.
+                try? StandardOutput.write("ready http=\(http) listen=\(listen)\n")
+            case .terminate(let names):
+                send(SIGTERM, to: names)
+            case .kill(let names):
+                send(SIGKILL, to: names)
+            case .setDeadline(let milliseconds):
+                deadline = Self.now() + milliseconds
+            case .log(let message):
+                StandardError.write("tramontane up: \(message)\n")
+            case .logWithLastWords(let message, let name):
+                let log = directory.log(of: name)
+                let words = StateDirectory.lastLine(of: log).map { ": \($0)" } ?? ""
+                StandardError.write("tramontane up: \(message); see \(log)\(words)\n")
+            case .end(let status):
+                self.status = status
+            }
+        }
+    }
+
+    /// - Returns: whether the child runs; why not was said.
+    private func start(_ name: String, _ arguments: [String], reports: Bool) throws -> Bool {
+        let log = directory.log(of: name)
+        do {
+            let child = try ChildProcess.start(
+                name, arguments: arguments, log: log, supervision: supervision.read, reports: reports)
+            children.append(child)
+            if reports { coordinatorLines = LineReader(child.output) }
+            state.children.append(.init(name: name, processID: child.processID, log: log, state: "running"))
+            try directory.write(state)
+            return true
+        } catch let error as CommandError {
+            StandardError.write("tramontane up: \(error.message)\n")
+            return false
+        }
+    }
+
+    private func send(_ signal: Int32, to names: [String]) {
+        for (index, child) in children.enumerated()
+        where names.contains(child.name) && state.children[index].state == "running" {
+            // Not yet waited for, so the number is still this child's.
+            kill(child.processID, signal)
+        }
+    }
+
+    private static func now() -> Int {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+    }
+}
+
+/// The lines by which a coordinator tells its `up`, or a script, how far it is: `listening http=H:P listen=H:P` when its
+/// ports are open, `ready http=H:P listen=H:P` when the cluster serves.
+struct CoordinatorReport: Equatable {
+    enum Event: String {
+        case listening
+        case ready
+    }
+
+    let event: Event
+    let http: String
+    let listen: String
+
+    init(_ event: Event, http: String, listen: String) {
+        self.event = event
+        self.http = http
+        self.listen = listen
+    }
+
+    init?(line: String) {
+        let words = line.split(separator: " ")
+        guard words.count == 3, let event = Event(rawValue: String(words[0])), words[1].hasPrefix("http="),
+            words[2].hasPrefix("listen=")
+        else { return nil }
+        self.init(event, http: String(words[1].dropFirst(5)), listen: String(words[2].dropFirst(7)))
+    }
+
+    var line: String { "\(event.rawValue) http=\(http) listen=\(listen)\n" }
+}

@@ -90,6 +90,7 @@ let package = Package(
         tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("CoordinatorTests", ["Coordinator", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("GatewayTests", ["Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, nioCore, nioPosix]),
+        tests("CommandTests", ["tramontane", "Tokenizer", "Placement", "TestSupport"]),
         tests("ClusterTests", ["tramontane", "TramontaneClient", "TestSupport"]),
     ]
 )

@@ -32,7 +32,7 @@ struct Tramontane: ParsableCommand {
             var command = try parseAsRoot(settings.resolve(arguments))
             try command.run()
         } catch {
-            exit(report(error, arguments: arguments))
+            Foundation.exit(report(error, arguments: arguments))
         }
     }
 
@@ -43,9 +43,7 @@ struct Tramontane: ParsableCommand {
             return error.status
         }
         let status = exitCode(for: error)
-        if status == .success || status == .failure, error is CleanExit || error is ExitCode {
-            exit(withError: error)
-        }
+        // Help and version were asked for.
         if status == .success { exit(withError: error) }
         if status == .validationFailure {
             var line = oneLine(message(for: error))
@@ -65,8 +63,7 @@ struct Tramontane: ParsableCommand {
 
     /// Errors of this project describe themselves; Foundation's say more in their localised form.
     static func describe(_ error: any Error) -> String {
-        if error is any CustomStringConvertible { return "\(error)" }
-        return error.localizedDescription
+        error is CocoaError ? error.localizedDescription : "\(error)"
     }
 
     static func oneLine(_ text: String) -> String {

@@ -55,7 +55,9 @@ struct WorkerCommand: Command {
     @Flag(help: "Allow a --listen that is not loopback. There is no encryption.")
     var insecureNetwork = false
 
-    @Option(help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"))
+    @Option(
+        help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"),
+        transform: LogLevel.parse)
     var logLevel = Logger.Level.info
 
     @OptionGroup var models: ModelOptions

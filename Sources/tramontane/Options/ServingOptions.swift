@@ -54,7 +54,9 @@ struct ServingOptions: ParsableArguments {
         help: "Allow addresses that are not loopback. There is no encryption: whoever reaches the ports is served.")
     var insecureNetwork = false
 
-    @Option(help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"))
+    @Option(
+        help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"),
+        transform: LogLevel.parse)
     var logLevel = Logger.Level.info
 
     static let settings: [Setting] = [
@@ -93,4 +95,13 @@ struct ServingOptions: ParsableArguments {
     }
 }
 
-extension Logger.Level: @retroactive ExpressibleByArgument {}
+/// For `@Option(transform:)`.
+enum LogLevel {
+    static func parse(_ text: String) throws -> Logger.Level {
+        guard let level = Logger.Level(rawValue: text.lowercased()) else {
+            let names = Logger.Level.allCases.map(\.rawValue)
+            throw ValidationError("\"\(text)\" is no log level\(Suggestion.text(for: text, among: names))")
+        }
+        return level
+    }
+}

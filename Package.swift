@@ -13,6 +13,7 @@ let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 let serviceLifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
@@ -75,7 +76,7 @@ let package = Package(
         .executableTarget(
             name: "tramontane",
             dependencies: [
-                "Worker", "Gateway", "TramontaneClient", argumentParser, yams, logging, serviceLifecycle,
+                "Worker", "Gateway", "TramontaneClient", argumentParser, yams, logging, serviceLifecycle, unixSignals,
             ],
             swiftSettings: swiftSettings
         ),

@@ -1,4 +1,5 @@
 import Engine
+import ModelStore
 import Tokenizer
 
 /// A model in this process answers.

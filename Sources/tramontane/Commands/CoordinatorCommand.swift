@@ -1,6 +1,7 @@
 import ArgumentParser
 import Coordinator
 import Gateway
+import ModelStore
 import ServiceLifecycle
 
 /// The daemon that admits requests and schedules steps, and its HTTP port.

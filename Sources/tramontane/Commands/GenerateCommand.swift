@@ -1,5 +1,6 @@
 import ArgumentParser
 import Engine
+import ModelStore
 import Tokenizer
 
 /// Continues a text in this process, without sockets.

@@ -1,5 +1,8 @@
 import ArgumentParser
 import Engine
+import Logging
+import ModelStore
+import Placement
 
 /// Starts a whole cluster on this machine.
 struct UpCommand: Command {

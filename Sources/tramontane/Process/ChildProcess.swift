@@ -24,15 +24,12 @@ struct ChildProcess {
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
 
-        var output: [Int32] = [-1, -1]
-        if reports {
-            guard pipe2(&output, O_CLOEXEC) == 0 else { throw error(name, errno) }
-        }
-        defer { if output[1] >= 0 { close(output[1]) } }
+        let output = reports ? try Descriptors.pipe() : nil
+        defer { if let output { close(output.write) } }
         let flags = O_WRONLY | O_CREAT | O_TRUNC | O_APPEND
         posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log, flags, 0o644)
-        posix_spawn_file_actions_adddup2(&actions, reports ? output[1] : STDERR_FILENO, STDOUT_FILENO)
+        posix_spawn_file_actions_adddup2(&actions, output?.write ?? STDERR_FILENO, STDOUT_FILENO)
         posix_spawn_file_actions_adddup2(&actions, supervision, Supervision.descriptor)
 
         // The child ignores these two itself, once it runs; until then they wait.
@@ -52,10 +49,10 @@ struct ChildProcess {
         var processID: pid_t = 0
         let status = posix_spawn(&processID, "/proc/self/exe", &actions, &attributes, argumentPointers, environ)
         guard status == 0 else {
-            if output[0] >= 0 { close(output[0]) }
+            if let output { close(output.read) }
             throw error(name, status)
         }
-        return ChildProcess(name: name, processID: processID, output: output[0])
+        return ChildProcess(name: name, processID: processID, output: output?.read ?? -1)
     }
 
     private static func error(_ name: String, _ number: Int32) -> CommandError {

@@ -1,5 +1,6 @@
 import Logging
 import ServiceLifecycle
+import UnixSignals
 
 /// What the long-running commands have in common.
 enum Daemon {

@@ -11,12 +11,11 @@ final class SignalPipe {
     nonisolated(unsafe) private static var writeDescriptor: Int32 = -1
 
     init(_ signals: [Int32]) throws {
-        var ends: [Int32] = [-1, -1]
-        guard pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0 else {
-            throw CommandError.failure("no pipe for signals: \(String(cString: strerror(errno)))")
-        }
-        readDescriptor = ends[0]
-        Self.writeDescriptor = ends[1]
+        let ends = try Descriptors.pipe()
+        _ = fcntl(ends.read, F_SETFL, O_NONBLOCK)
+        _ = fcntl(ends.write, F_SETFL, O_NONBLOCK)
+        readDescriptor = ends.read
+        Self.writeDescriptor = ends.write
         for signal in signals {
             var action = sigaction()
             action.__sigaction_handler.sa_handler = { number in

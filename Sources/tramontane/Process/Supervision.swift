@@ -12,8 +12,7 @@ enum Supervision {
     ///
     /// - Throws: ``CommandError`` when descriptor 3 is no pipe: then nobody supervises.
     static func begin() throws {
-        var status = stat()
-        guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFIFO else {
+        guard lseek(descriptor, 0, SEEK_CUR) < 0, errno == ESPIPE else {
             throw CommandError.usage("--supervised is for the children of `tramontane up`; leave it out")
         }
         _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)

@@ -12,8 +12,8 @@ final class Supervisor {
     private var state: ClusterState
     private var children: [ChildProcess] = []
     private var coordinatorLines: LineReader?
-    /// CLOCK_MONOTONIC milliseconds.
-    private var deadline: Int?
+    private let clock = ContinuousClock()
+    private var deadline: ContinuousClock.Instant?
     private var status: Int32?
     private let supervision: (read: Int32, write: Int32)
 
@@ -21,12 +21,8 @@ final class Supervisor {
         workers: [String], model: String, directory: StateDirectory, coordinatorArguments: [String],
         workerArguments: @escaping (_ name: String, _ coordinator: String) -> [String]
     ) throws {
-        var ends: [Int32] = [-1, -1]
-        guard pipe2(&ends, O_CLOEXEC) == 0 else {
-            throw CommandError.failure("no pipe for the children: \(String(cString: strerror(errno)))")
-        }
-        supervision = (ends[0], ends[1])
-        workers = workers
+        supervision = try Descriptors.pipe()
+        self.workers = workers
         machine = SupervisorMachine(workers: workers)
         state = ClusterState(processID: getpid(), model: model)
         self.directory = directory
@@ -45,14 +41,14 @@ final class Supervisor {
             if coordinatorLines != nil, let coordinator = children.first {
                 descriptors.append(pollfd(fd: coordinator.output, events: Int16(POLLIN), revents: 0))
             }
-            let timeout = deadline.map { Int32(clamping: max(0, $0 - Self.now())) } ?? -1
+            let timeout = deadline.map { Self.milliseconds(until: $0, from: clock.now) } ?? -1
             if poll(&descriptors, nfds_t(descriptors.count), timeout) < 0, errno != EINTR {
                 throw CommandError.failure("poll: \(String(cString: strerror(errno)))")
             }
             if descriptors.count > 1, descriptors[1].revents != 0 { try readCoordinator() }
             for signal in signals.take() where signal != SIGCHLD { try perform(machine.handle(.stopAsked)) }
             try collectExits()
-            if let deadline, deadline <= Self.now() {
+            if let deadline, deadline <= clock.now {
                 self.deadline = nil
                 try perform(machine.handle(.deadlinePassed))
             }
@@ -111,7 +107,7 @@ final class Supervisor {
             case .kill(let names):
                 send(SIGKILL, to: names)
             case .setDeadline(let milliseconds):
-                deadline = Self.now() + milliseconds
+                deadline = clock.now + .milliseconds(milliseconds)
             case .log(let message):
                 StandardError.write("tramontane up: \(message)\n")
             case .logWithLastWords(let message, let name):
@@ -149,10 +145,12 @@ final class Supervisor {
         }
     }
 
-    private static func now() -> Int {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+    /// For `poll`: at least 0, rounded up so that the deadline has passed when it returns.
+    private static func milliseconds(until deadline: ContinuousClock.Instant, from now: ContinuousClock.Instant)
+        -> Int32
+    {
+        let (seconds, attoseconds) = (deadline - now).components
+        return Int32(clamping: max(0, seconds * 1000 + attoseconds / 1_000_000_000_000_000 + 1))
     }
 }
 

@@ -81,7 +81,7 @@ protocol Command: ParsableCommand {
 }
 
 extension Command {
-    static func configuration(_ name: String, _ abstract: String, _ discussion: String = "") -> CommandConfiguration {
+    static func commandConfiguration(_ name: String, _ abstract: String, _ discussion: String = "") -> CommandConfiguration {
         CommandConfiguration(
             commandName: name, abstract: abstract,
             discussion: (discussion.isEmpty ? "" : discussion + "\n\n") + "Example:\n  " + example)

@@ -4,7 +4,7 @@ import Glibc
 /// Talks with a model, line by line.
 struct ChatCommand: Command {
     static let example = "tramontane chat --cluster 127.0.0.1:7000 --system 'Answer in verse.'"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "chat", "Talks with a cluster, or with a model in this process.",
         "Every line is a question; the answers before it are remembered. The end of the input (Ctrl-D) ends it.")
     static let settings: [Setting] =

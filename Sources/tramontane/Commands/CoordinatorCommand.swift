@@ -9,7 +9,7 @@ struct CoordinatorCommand: Command {
     static let example =
         "tramontane coordinator --model /srv/tramontane/manifests/mixtral.json --workers 4 --stages 2 "
         + "--http 127.0.0.1:8080 --listen 127.0.0.1:7000"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "coordinator", "Runs a cluster's coordinator; workers are started apart.",
         """
         Prints `listening http=HOST:PORT listen=HOST:PORT` when its ports are open and `ready http=HOST:PORT \

@@ -7,7 +7,7 @@ import Tokenizer
 struct GenerateCommand: Command {
     static let example =
         "tramontane generate --model cluster/demo --prompt 'ROMEO:' --max-tokens 64 --temperature 0.7 --seed 7"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "generate", "Continues a text with a model in this process.",
         "Streams the text to standard output. <s> is put before the prompt.")
     static let settings: [Setting] =

@@ -5,7 +5,7 @@ import ModelStore
 struct ImportCommand: Command {
     static let example =
         "tramontane import ~/models/Mixtral-8x22B-Instruct --store /srv/tramontane --name mixtral --quantize q8_0"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "import", "Imports a GGUF file or a Hugging Face directory into a store.",
         """
         Prints the manifest's path, which other commands take as --model. An import that was interrupted goes on where it was \

@@ -8,7 +8,7 @@ import Wire
 /// Says what a model thinks of texts.
 struct ScoreCommand: Command {
     static let example = #"echo '{"text": "ROMEO:"}' | tramontane score --model cluster/demo --top 8"#
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "score", "Prints the logits and likelihoods of texts as lines of JSON.",
         """
         Reads {"ids": […]}, taken as they are, or {"text": …}, with <s> put before. Prints ids, top (the best [id, logit] at \

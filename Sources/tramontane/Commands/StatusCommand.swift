@@ -5,7 +5,7 @@ import Wire
 /// Shows what a cluster consists of and does.
 struct StatusCommand: Command {
     static let example = "tramontane status --cluster 127.0.0.1:7000"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "status", "Shows a cluster's workers, what each holds, lanes and requests.")
     static let settings: [Setting] = [.option("cluster"), .flag("json")]
 

@@ -5,7 +5,7 @@ import Tokenizer
 /// Shows what a tokenizer makes of texts and chats.
 struct TokenizeCommand: Command {
     static let example = #"echo '{"text": "Hello"}' | tramontane tokenize --tokenizer cluster/demo/tokenizer.model"#
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "tokenize", "Turns lines of JSON into tokens.",
         """
         Reads {"text": …} and prints {"ids": […], "decoded": …}, without <s>; with --chat reads {"messages": […], "tools": …} \

@@ -9,7 +9,7 @@ struct UpCommand: Command {
     static let example =
         "tramontane up --model cluster/demo --workers 4 --stages 2 --http 127.0.0.1:8080 --listen 127.0.0.1:7000 "
         + "--state /tmp/demo"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "up", "Starts a coordinator and workers on this machine.",
         """
         Imports the model if that is necessary, starts the processes, and prints `ready http=HOST:PORT listen=HOST:PORT` when \

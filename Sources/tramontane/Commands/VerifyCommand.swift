@@ -4,7 +4,7 @@ import ModelStore
 /// Rehashes a model's blobs.
 struct VerifyCommand: Command {
     static let example = "tramontane verify mixtral --store /srv/tramontane"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "verify", "Reads every blob of a model and compares it with its hash.",
         "Names every blob that is missing, cut or altered, and then ends with status 1.")
     static let settings: [Setting] = [.option("store")]

@@ -7,7 +7,7 @@ import Worker
 struct WorkerCommand: Command {
     static let example =
         "tramontane worker --coordinator 127.0.0.1:7000 --model /srv/tramontane/manifests/mixtral.json --name worker-0"
-    static let configuration = configuration(
+    static let configuration = commandConfiguration(
         "worker", "Runs one worker, which joins a coordinator.",
         "SIGTERM or Ctrl-C let the steps under way end, and then the worker.")
     static let settings: [Setting] =

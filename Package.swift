@@ -81,13 +81,15 @@ let package = Package(
             swiftSettings: swiftSettings
         ),
         tests("KernelsTests", ["CKernels", "ModelStore"]),
-        tests("WireTests", ["Wire", nioCore, protobuf]),
+        tests("WireTests", ["Wire", "TestSupport", nioCore, protobuf]),
         tests("ModelStoreTests", ["ModelStore", "TestSupport"]),
         tests("TokenizerTests", ["Tokenizer", "TestSupport"]),
         tests("EngineTests", ["Engine", "TestSupport"]),
         tests("PlacementTests", ["Placement", "TestSupport"]),
-        tests("TransportTests", ["Transport", nioCore, nioPosix, nioEmbedded, logging]),
-        tests("TramontaneClientTests", ["TramontaneClient", "Transport", "Wire", nioCore, nioPosix, logging]),
+        tests("TransportTests", ["Transport", "TestSupport", nioCore, nioPosix, nioEmbedded, logging]),
+        tests(
+            "TramontaneClientTests",
+            ["TramontaneClient", "TestSupport", "Transport", "Wire", nioCore, nioPosix, logging]),
         tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("CoordinatorTests", ["Coordinator", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("GatewayTests", ["Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, nioCore, nioPosix]),

@@ -7,6 +7,13 @@ package struct KindCounters: Sendable, Equatable {
     package var bytesSent: UInt64 = 0
     package var framesReceived: UInt64 = 0
     package var bytesReceived: UInt64 = 0
+
+    fileprivate mutating func add(_ other: KindCounters) {
+        framesSent &+= other.framesSent
+        bytesSent &+= other.bytesSent
+        framesReceived &+= other.framesReceived
+        bytesReceived &+= other.bytesReceived
+    }
 }
 
 /// What a connection carried, by kind.
@@ -16,25 +23,20 @@ package struct ConnectionCounters: Sendable, Equatable {
     package subscript(_ kind: FrameKind) -> KindCounters { kinds[kind] ?? KindCounters() }
 
     mutating func sent(_ frame: Frame) {
-        kinds[frame.kind, default: KindCounters()].framesSent &+= 1
-        kinds[frame.kind, default: KindCounters()].bytesSent &+= UInt64(frame.payload.readableBytes)
+        add(KindCounters(framesSent: 1, bytesSent: UInt64(frame.payload.readableBytes)), to: frame.kind)
     }
 
     mutating func received(_ frame: Frame) {
-        kinds[frame.kind, default: KindCounters()].framesReceived &+= 1
-        kinds[frame.kind, default: KindCounters()].bytesReceived &+= UInt64(frame.payload.readableBytes)
+        add(KindCounters(framesReceived: 1, bytesReceived: UInt64(frame.payload.readableBytes)), to: frame.kind)
     }
 
     /// Adds another connection's counters: what a peer sent over several connections.
     package mutating func add(_ other: ConnectionCounters) {
-        for (kind, counters) in other.kinds {
-            var sum = self[kind]
-            sum.framesSent &+= counters.framesSent
-            sum.bytesSent &+= counters.bytesSent
-            sum.framesReceived &+= counters.framesReceived
-            sum.bytesReceived &+= counters.bytesReceived
-            kinds[kind] = sum
-        }
+        for (kind, counters) in other.kinds { add(counters, to: kind) }
+    }
+
+    private mutating func add(_ counters: KindCounters, to kind: FrameKind) {
+        kinds[kind, default: KindCounters()].add(counters)
     }
 
     package init() {}

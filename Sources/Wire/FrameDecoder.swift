@@ -94,7 +94,7 @@ private struct RawFrame {
     func checked() throws(Failure) -> Frame? {
         var payload = bytes
         payload.moveReaderIndex(forwardBy: FrameHeader.bytes)
-        let checksum = FrameHeader.checksum(encodedHeader: bytes, payload: payload)
+        let checksum = bytes.withUnsafeReadableBytes { FrameHeader.checksum(encodedHeader: $0, payload: payload) }
         guard checksum == header.checksum else {
             throw Failure(
                 code: "frame_checksum",

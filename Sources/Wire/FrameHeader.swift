@@ -14,6 +14,7 @@ package import NIOCore
 /// | 24 | u64 | epoch |
 package struct FrameHeader: Sendable, Equatable {
     package static let bytes = 32
+    package static let checksumOffset = 12
     /// "TRMN" as a little-endian number.
     package static let magic: UInt32 = 0x4E4D_5254
     package static let majorVersion: UInt8 = 1
@@ -83,21 +84,11 @@ package struct FrameHeader: Sendable, Equatable {
         )
     }
 
-    /// The checksum that belongs into the header in front of `payload`.
-    package func computedChecksum(payload: ByteBuffer) -> UInt32 {
-        var head = ByteBuffer()
-        head.reserveCapacity(Self.bytes)
-        write(into: &head)
-        return Self.checksum(encodedHeader: head, payload: payload)
-    }
-
-    /// The checksum over an encoded header (its own four bytes left out) and `payload`.
-    package static func checksum(encodedHeader: ByteBuffer, payload: ByteBuffer) -> UInt32 {
+    /// The checksum over an encoded header of 32 bytes (its own four left out) and `payload`.
+    package static func checksum(encodedHeader: UnsafeRawBufferPointer, payload: ByteBuffer) -> UInt32 {
         var checksum = CRC32C()
-        encodedHeader.withUnsafeReadableBytes { bytes in
-            checksum.update(UnsafeRawBufferPointer(rebasing: bytes.prefix(12)))
-            checksum.update(UnsafeRawBufferPointer(rebasing: bytes.prefix(Self.bytes).dropFirst(16)))
-        }
+        checksum.update(UnsafeRawBufferPointer(rebasing: encodedHeader.prefix(checksumOffset)))
+        checksum.update(UnsafeRawBufferPointer(rebasing: encodedHeader.prefix(bytes).dropFirst(checksumOffset + 4)))
         payload.withUnsafeReadableBytes { checksum.update($0) }
         return checksum.value
     }
@@ -112,15 +103,21 @@ extension Frame {
 
     /// Appends the header alone; the payload has to follow unchanged.
     package func writeHeader(into buffer: inout ByteBuffer) {
-        var header = FrameHeader(
+        let start = buffer.writerIndex
+        let header = FrameHeader(
             kind: kind.rawValue,
             // Senders check the payload against the peer's limit, which is far below 2^32.
             length: UInt32(truncatingIfNeeded: payload.readableBytes),
             correlation: correlation,
             epoch: epoch
         )
-        header.checksum = header.computedChecksum(payload: payload)
         header.write(into: &buffer)
+        let offset = start - buffer.readerIndex
+        let checksum = buffer.withUnsafeReadableBytes { bytes in
+            FrameHeader.checksum(
+                encodedHeader: UnsafeRawBufferPointer(rebasing: bytes.dropFirst(offset)), payload: payload)
+        }
+        buffer.setInteger(checksum, at: start + FrameHeader.checksumOffset, endianness: .little)
     }
 }
 

@@ -1,5 +1,6 @@
 import NIOCore
 import NIOEmbedded
+import TestSupport
 import Testing
 import Wire
 
@@ -114,9 +115,12 @@ private let stop = Failure(code: "stop", message: "enough")
         func forged(kind: UInt16, length: UInt32, payload: String = "", minor: UInt8 = 0) -> ByteBuffer {
             var header = FrameHeader(kind: kind, length: length, correlation: 1, epoch: 0)
             header.minorVersion = minor
-            header.checksum = header.computedChecksum(payload: ByteBuffer(string: payload))
             var buffer = ByteBuffer()
             header.write(into: &buffer)
+            let checksum = buffer.withUnsafeReadableBytes {
+                FrameHeader.checksum(encodedHeader: $0, payload: ByteBuffer(string: payload))
+            }
+            buffer.setInteger(checksum, at: FrameHeader.checksumOffset, endianness: .little)
             buffer.writeString(payload)
             return buffer
         }
@@ -166,6 +170,19 @@ private let stop = Failure(code: "stop", message: "enough")
         picture.channel.embeddedEventLoop.advanceTime(by: .seconds(2))
         #expect(try picture.sent().map(\.failureCode) == ["frame_timeout"])
         #expect(!picture.channel.isActive)
+    }
+
+    /// The beginning of a frame is dropped with its connection, wherever it was cut.
+    @Test func aResetInTheMiddleOfAFrame() throws {
+        let whole = Frame(.score, correlation: 1, payload: ByteBuffer(string: "to be")).bytes
+        for end in 1..<whole.readableBytes {
+            let picture = try Picture().established()
+            try picture.send(bytes: whole.getSlice(at: 0, length: end) ?? whole)
+            picture.channel.close(promise: nil)
+            picture.channel.embeddedEventLoop.run()
+            #expect(picture.recorder.frames.isEmpty)
+            #expect(picture.recorder.lines.last == "closed connection_closed")
+        }
     }
 
     @Test func aConnectionThatSaysNothingIsCut() throws {

@@ -1,4 +1,5 @@
 import NIOCore
+import TestSupport
 import Testing
 
 @testable import Wire
@@ -47,9 +48,12 @@ private func forged(
 ) -> [UInt8] {
     var header = FrameHeader(kind: kind, length: length ?? UInt32(payload.count), correlation: 7, epoch: 9)
     header.minorVersion = minor
-    header.checksum = header.computedChecksum(payload: ByteBuffer(bytes: payload))
     var buffer = ByteBuffer()
     header.write(into: &buffer)
+    let checksum = buffer.withUnsafeReadableBytes {
+        FrameHeader.checksum(encodedHeader: $0, payload: ByteBuffer(bytes: payload))
+    }
+    buffer.setInteger(checksum, at: FrameHeader.checksumOffset, endianness: .little)
     return Array(buffer.readableBytesView) + payload
 }
 

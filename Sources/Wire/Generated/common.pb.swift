@@ -128,7 +128,7 @@ package nonisolated struct ProtoWelcome: Sendable {
 
   package var numericsVersion: UInt32 = 0
 
-  /// ROLE_WORKER_DATA: rows of expert work the dialling home may have under way at this host.
+  /// ROLE_WORKER_DATA: (row, expert) pairs the dialling home may have under way at this host.
   package var rowCredits: UInt32 = 0
 
   /// Largest payload in bytes that this side accepts.

@@ -99,6 +99,32 @@ extension Scheduler {
         }
         // Whoever waited longest for a step is in it; among those, the oldest comes first to pages and prompt rows.
         let chosen = idle.sorted { ($0.last, $0.id) < ($1.last, $1.id) }.prefix(share).map(\.id).sorted()
+        var (rows, prefill) = fill(chosen, in: index)
+        if rows.isEmpty {
+            // All of those lack pages: with everybody in turn, the oldest gets some.
+            (rows, prefill) = fill(idle.map(\.id), in: index)
+        }
+        guard !rows.isEmpty else { return nil }
+        let stepID = lanes[index].stepsSent + 1
+        let step = ProtoStep.with {
+            $0.stepID = stepID
+            $0.lane = UInt32(clamping: index)
+            $0.class = prefill ? .prefill : .decode
+            // Every step may change tables, so every step is a change: a home sees at once that it missed one.
+            $0.tableSequence = stepID
+            $0.wholeTables = lanes[index].resynchronise
+            $0.released = lanes[index].released
+            $0.rows = rows
+        }
+        lanes[index].stepsSent = stepID
+        lanes[index].inFlight[stepID] = FlyingStep(sequences: rows.map(\.sequence), sent: now)
+        lanes[index].released = []
+        lanes[index].resynchronise = false
+        return PlannedStep(epoch: epoch, home: lanes[index].homes[0], step: step)
+    }
+
+    /// The rows of a step: of these sequences, oldest first, those that get pages.
+    private mutating func fill(_ chosen: [UInt64], in index: Int) -> (rows: [ProtoSequenceRows], prefill: Bool) {
         let stepID = lanes[index].stepsSent + 1
         var prefillRows = limits.prefillChunkRows
         var prefill = false
@@ -117,22 +143,7 @@ extension Scheduler {
             }
             rows.append(schedule(id, rows: granted, step: stepID))
         }
-        guard !rows.isEmpty else { return nil }
-        let step = ProtoStep.with {
-            $0.stepID = stepID
-            $0.lane = UInt32(clamping: index)
-            $0.class = prefill ? .prefill : .decode
-            // Every step may change tables, so every step is a change: a home sees at once that it missed one.
-            $0.tableSequence = stepID
-            $0.wholeTables = lanes[index].resynchronise
-            $0.released = lanes[index].released
-            $0.rows = rows
-        }
-        lanes[index].stepsSent = stepID
-        lanes[index].inFlight[stepID] = FlyingStep(sequences: rows.map(\.sequence), sent: now)
-        lanes[index].released = []
-        lanes[index].resynchronise = false
-        return PlannedStep(epoch: epoch, home: lanes[index].homes[0], step: step)
+        return (rows, prefill)
     }
 
     /// Takes the pages that the next rows of a sequence need, from the youngest where none are free.
@@ -157,7 +168,7 @@ extension Scheduler {
             if lanes[index].shortOf == id { lanes[index].shortOf = nil }
             return rows
         }
-        lanes[index].shortOf = id
+        lanes[index].shortOf = min(id, lanes[index].shortOf ?? id)
         return available(to: id, rows: rows)
     }
 

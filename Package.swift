@@ -94,6 +94,6 @@ let package = Package(
         tests("CoordinatorTests", ["Coordinator", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("GatewayTests", ["Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, nioCore, nioPosix]),
         tests("CommandTests", ["tramontane", "Tokenizer", "Placement", "TestSupport"]),
-        tests("ClusterTests", ["tramontane", "TramontaneClient", "TestSupport"]),
+        tests("ClusterTests", ["tramontane", "TramontaneClient", "ModelStore", "Tokenizer", "TestSupport"]),
     ]
 )

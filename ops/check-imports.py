@@ -28,7 +28,7 @@ TABLE = {
 # The language's own libraries, and those that every target may use.
 EVERYWHERE = {
     "Swift", "Foundation", "FoundationEssentials", "Glibc", "Dispatch", "Synchronization",
-    "Logging", "Metrics", "DequeModule", "OrderedCollections", "HeapModule", "ServiceLifecycle",
+    "Logging", "Metrics", "DequeModule", "OrderedCollections", "HeapModule", "ServiceLifecycle", "UnixSignals",
 }  # fmt: skip
 
 # Said once more, so that a change of the table cannot let them in by a detour.

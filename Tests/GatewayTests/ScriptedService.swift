@@ -30,8 +30,7 @@ final class ScriptedService: GenerationService {
     }
 
     static func answer(_ pieces: [String], choice: Int = 0) -> [GenerationEvent] {
-        [.accepted(Acceptance(requestID: "r", model: "org/demo", seed: 7, promptTokens: 5))]
-            + pieces.map { .delta(text: choice == 0 ? $0 : "\($0)#\(choice)", tokens: [300]) }
+        [accepted] + pieces.map { .delta(text: choice == 0 ? $0 : "\($0)#\(choice)", tokens: [300]) }
             + [.finished(.stop, Usage(promptTokens: 5, completionTokens: pieces.count + 1))]
     }
 
@@ -42,19 +41,33 @@ final class ScriptedService: GenerationService {
         }
     }
 
-    /// An answer that goes on for as long as somebody takes it, and says when nobody does any more.
+    /// An answer that goes on for as long as somebody takes it, and says when it has been let go.
     static func endless(ended: @escaping @Sendable () -> Void) -> Events {
-        let first = Mutex(true)
-        return AsyncThrowingStream {
-            if Task.isCancelled {
-                ended()
-                return nil
-            }
-            return first.withLock { isFirst in
+        let reader = Reader(left: ended)
+        return AsyncThrowingStream { reader.isFirst() ? accepted : .delta(text: page, tokens: [300]) }
+    }
+
+    private static let accepted = GenerationEvent.accepted(
+        Acceptance(requestID: "r", model: "org/demo", seed: 7, promptTokens: 5))
+    private static let page = String(repeating: "x", count: 65_536)
+
+    /// Lives as long as the events that it belongs to.
+    private final class Reader: Sendable {
+        private let first = Mutex(true)
+        private let left: @Sendable () -> Void
+
+        init(left: @escaping @Sendable () -> Void) {
+            self.left = left
+        }
+
+        deinit {
+            left()
+        }
+
+        func isFirst() -> Bool {
+            first.withLock { isFirst in
                 defer { isFirst = false }
                 return isFirst
-                    ? .accepted(Acceptance(requestID: "r", model: "org/demo", seed: 7, promptTokens: 5))
-                    : .delta(text: String(repeating: "x", count: 4096), tokens: [300])
             }
         }
     }

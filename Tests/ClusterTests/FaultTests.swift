@@ -1,0 +1,70 @@
+import Foundation
+import Glibc
+import Testing
+import Tokenizer
+
+extension ClusterTests {
+    @Suite struct FaultTests {
+        /// A worker dies in the middle of streams: each ends, with all of its text or with an error, within 3 s.
+        @Test func killedWorker() async throws {
+            try await withCluster(.even(stages: 2, workers: 4)) { cluster in
+                let victim = try #require(try await cluster.status().workers.first { $0.stage == 0 })
+                // With </s> out of the way, an answer takes long enough to be hit.
+                let request = Cluster.post(
+                    "/v1/completions",
+                    """
+                    {"prompt": "A long tale:", "max_tokens": 1500, "stream": true, "logit_bias": {"2": -100}}
+                    """)
+                let (began, begin) = AsyncStream<Void>.makeStream()
+                let streams = 4
+                let ends = try await withThrowingTaskGroup(of: (String, ContinuousClock.Instant).self) { group in
+                    for _ in 0..<streams {
+                        group.addTask {
+                            try await offCooperativeThreads {
+                                let socket = try RawSocket(port: cluster.httpPort)
+                                socket.send(request)
+                                var received: [UInt8] = []
+                                var hasBegun = false
+                                while let bytes = socket.receive() {
+                                    received += bytes
+                                    if !hasBegun, received.contains(Array("\"text\"".utf8)) {
+                                        hasBegun = true
+                                        begin.yield()
+                                    }
+                                }
+                                if !hasBegun { begin.yield() }
+                                return (String(decoding: received, as: UTF8.self), .now)
+                            }
+                        }
+                    }
+                    var waiting = streams
+                    for await _ in began {
+                        waiting -= 1
+                        if waiting == 0 { break }
+                    }
+                    let killed = ContinuousClock.now
+                    kill(victim.processId, SIGKILL)
+                    var ends: [(text: String, after: Duration)] = []
+                    for try await (text, end) in group { ends.append((text, killed.duration(to: end))) }
+                    return ends
+                }
+                #expect(ends.count == streams)
+                for end in ends {
+                    let events = end.text.split(separator: "data: ")
+                    let last = events.last.map(String.init) ?? ""
+                    #expect(last.contains("[DONE]") || last.contains("\"error\""), "\(last.prefix(200))")
+                    #expect(end.text.contains("\"text\""))
+                    // The figure of the promise, not a measure of speed.
+                    if last.contains("\"error\"") { #expect(end.after < .seconds(3)) }
+                }
+                #expect(ends.contains { $0.text.contains("\"error\"") }, "nobody noticed")
+                #expect(try await cluster.get("/health").hasPrefix("HTTP/1.1 200"))
+                let states = try await cluster.status().workers.filter { $0.name == victim.name }.map(\.state)
+                #expect(states == ["lost"])
+                // Whether a lane is left or not, a new request is answered.
+                let next = try await cluster.post("/v1/completions", #"{"prompt": "x", "max_tokens": 2}"#)
+                #expect(next["choices"] != nil || next["error"]?["code"]?.string != nil)
+            }
+        }
+    }
+}

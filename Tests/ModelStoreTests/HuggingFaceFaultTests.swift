@@ -195,6 +195,47 @@ import Testing
         #expect(tied.head[1].name == "token_embd.weight")
     }
 
+    /// Norms and router are float32 in the store whatever they were; widening keeps every bit. Other weights stay as they are.
+    @Test func normsAndRouterAreWidened() throws {
+        let norm = "model.layers.0.input_layernorm.weight"
+        let gate = "model.layers.1.block_sparse_moe.gate.weight"
+        let key = "model.layers.1.self_attn.k_proj.weight"
+        var builder = DirectoryBuilder.tiny()
+        let halves = TinyModel.weights(gate, 3 * 32).map { Float16($0) }
+        let brains = TinyModel.weights(norm, 32).map { UInt16($0.bitPattern >> 16) }
+        for name in [gate, key] {
+            builder.change(name) { tensor in
+                tensor.dtype = "F16"
+                tensor.data = TinyModel.weights(name, tensor.data.count / 4).flatMap {
+                    GGUFBuilder.little(Float16($0).bitPattern)
+                }
+            }
+        }
+        builder.change(norm) {
+            $0.dtype = "BF16"
+            $0.data = brains.flatMap { GGUFBuilder.little($0) }
+        }
+        let directory = try TemporaryDirectory()
+        let store = Store(directory: "\(directory.path)/store")
+        let manifest = try store.loadManifest(path: Importer.run(source: builder.write(in: directory), store: store))
+        // Bytes of a tensor are valid as long as the mapping.
+        let first = try store.map(manifest.layers[0].dense, verify: true)
+        let dense = try store.map(manifest.layers[1].dense, verify: true)
+        defer { withExtendedLifetime((first, dense)) {} }
+        let (normEntry, normBytes) = try first.tensor("attention_norm")
+        #expect(normEntry.format == .f32)
+        #expect(Array(normBytes) == TinyModel.floats(brains.map { Float(bitPattern: UInt32($0) << 16) }))
+        #expect(try dense.tensor("wk").0.format == .f16)
+        let (gateEntry, gateBytes) = try dense.tensor("gate")
+        #expect(gateEntry.format == .f32 && gateEntry.panels)
+        for row in 0..<16 {
+            for column in 0..<32 {
+                let value = gateBytes.load(fromByteOffset: (column * 16 + row) * 4, as: Float.self)
+                #expect(value == (row < 3 ? Float(halves[row * 32 + column]) : 0))
+            }
+        }
+    }
+
     @Test func stackedExpertsOfTransformers5AreTheSameModel() throws {
         var builder = DirectoryBuilder.tiny()
         let all = Dictionary(uniqueKeysWithValues: builder.tensors.map { ($0.name, $0.data) })

@@ -27,6 +27,7 @@ import Testing
                     normEpsilon: 1e-5, beginToken: 1, endToken: 2))
         #expect(store.verify(manifest, progress: { _ in }).isEmpty)
         let tokenizer = try store.map(manifest.tokenizer, verify: true)
+        defer { withExtendedLifetime(tokenizer) {} }
         #expect(try Data(tokenizer.bytes) == Data(contentsOf: Fixtures.demo.appending(path: "tokenizer.model")))
     }
 
@@ -79,6 +80,7 @@ import Testing
             (manifest.layers[3].experts[2], source.layers[3].experts[2]), (manifest.head, source.head),
         ] {
             let mapped = try store.map(blob, verify: true)
+            defer { withExtendedLifetime(mapped) {} }
             for tensor in sources where tensor.rows > 1 {
                 let entryName = blob.tensors[sources.firstIndex { $0.name == tensor.name } ?? 0].name
                 let (entry, bytes) = try mapped.tensor(entryName)

@@ -22,6 +22,7 @@ import Testing
         let (manifest, _, store, directory) = try imported()
         defer { withExtendedLifetime(directory) {} }
         let dense = try store.map(manifest.layers[1].dense, verify: true)
+        defer { withExtendedLifetime(dense) {} }
         let (entry, bytes) = try dense.tensor("wk")
         #expect(entry.panels && entry.format == .f32 && entry.rows == 16 && entry.columns == 32)
         #expect(entry.offset % 64 == 0 && bytes.count == entry.bytes)

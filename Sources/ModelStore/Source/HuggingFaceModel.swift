@@ -1,3 +1,5 @@
+import Foundation
+
 /// A Mixtral in a Hugging Face directory: `config.json`, safetensors, `tokenizer.model`.
 struct HuggingFaceModel {
     private let directory: String
@@ -260,9 +262,10 @@ struct HuggingFaceModel {
         if let name = ignored.filter({ !(tied && $0 == "lm_head.weight") }).min() {
             throw ModelError(.tensorUnexpected, "a tensor that a Mixtral does not have", file: directory, field: name)
         }
-        let name = directory.split(separator: "/").last.map(String.init) ?? "model"
+        // Also of `.` and of paths that end in a slash.
+        let name = URL(filePath: directory).standardizedFileURL.lastPathComponent
         return SourceModel(
-            name: name == "." ? "model" : name, shape: shape, tokenizer: tokenizer, embedding: embedding, head: head,
+            name: name, shape: shape, tokenizer: tokenizer, embedding: embedding, head: head,
             layers: layers)
     }
 }

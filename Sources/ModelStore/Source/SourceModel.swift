@@ -98,8 +98,10 @@ struct SourceFiles: Sendable {
 
     private init(directory: String) throws {
         var files = [try SourceFile(path: "\(directory)/config.json")]
-        let names = try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
-        for name in names
+        guard let names = try? FileManager.default.contentsOfDirectory(atPath: directory) else {
+            throw ModelError(.fileUnreadable, "the directory cannot be listed", file: directory)
+        }
+        for name in names.sorted()
         where name.hasSuffix(".safetensors") || name.hasSuffix(".index.json") || name.hasPrefix("tokenizer.model") {
             files.append(try SourceFile(path: "\(directory)/\(name)"))
         }

@@ -22,7 +22,7 @@ static void kv_store(const tk_kv_view *kv, size_t position, const float *keys, c
 
 // Scores of `G` query heads with the 32 tokens of a page; those that are not visible are written too, and ignored.
 TK_INLINE void page_scores(const int G, const uint16_t *keys, const float *q, size_t head_dim, v16 factor, float *out) {
-    v16 acc[TK_TILE][2];
+    v16 acc[4][2];
     TK_UNROLL
     for (int g = 0; g < G; ++g) {
         acc[g][0] = acc[g][1] = v16_set1(0);
@@ -50,7 +50,7 @@ TK_INLINE void page_weighted_values(
     size_t out_stride) {
     size_t d = 0;
     for (; d + 16 <= head_dim; d += 16) {
-        v16 acc[TK_TILE];
+        v16 acc[4];
         TK_UNROLL
         for (int g = 0; g < G; ++g) {
             acc[g] = v16_load(out + (size_t)g * out_stride + d);

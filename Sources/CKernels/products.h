@@ -1,10 +1,10 @@
 // Matrix products, written once over the vector types of an instruction set.
 //
 // A core computes one panel times `R` prepared activation rows over the blocks first ..< last, into result[R][16].
-// Its unpacked weight vectors serve all R rows. R is a constant in each instance, so that sums live in registers.
+// Its unpacked weight vectors serve all R rows. R is a constant in each instance, so that sums live in registers; TK_TILE
+// is the largest R for which there are enough of them.
 
 #define TK_H (16 / TK_LANES)
-#define TK_TILE 4
 #define TK_UNROLL _Pragma("GCC unroll 8")
 
 typedef void tk_core(
@@ -23,7 +23,14 @@ typedef void tk_core(
         name(R, panel, columns, first, last, rows, stride, result);                                                    \
     }
 
+#if TK_TILE == 8
+#define TK_CORE_INSTANCES(name)                                                                                        \
+    TK_CORE_INSTANCE(name, 1) TK_CORE_INSTANCE(name, 2) TK_CORE_INSTANCE(name, 4) TK_CORE_INSTANCE(name, 8)
+#define TK_CORE_ROW(name) {name##_1, name##_2, name##_4, name##_8}
+#else
 #define TK_CORE_INSTANCES(name) TK_CORE_INSTANCE(name, 1) TK_CORE_INSTANCE(name, 2) TK_CORE_INSTANCE(name, 4)
+#define TK_CORE_ROW(name) {name##_1, name##_2, name##_4}
+#endif
 
 TK_INLINE void clear(const int R, vf *acc) {
     TK_UNROLL
@@ -63,13 +70,14 @@ TK_FLOAT_CORE(core_f32, vf_load, 4)
 TK_FLOAT_CORE(core_f16, vf_load_f16, 2)
 TK_FLOAT_CORE(core_bf16, vf_load_bf16, 2)
 
+// Block formats take one vector's width of rows after the other, in a loop that is not unrolled: with both halves of a
+// panel at once, AVX2's sixteen registers would not do. The sums acc may then lie in memory; they change once a block.
 TK_CORE(core_q8_0) {
     const uint8_t *groups = panel + tk_scale_section(columns / 32);
     const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);
     vf acc[TK_TILE * TK_H];
     clear(R, acc);
     for (size_t b = first; b < last; ++b) {
-        TK_UNROLL
         for (int h = 0; h < TK_H; ++h) {
             const uint8_t *w = groups + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
             const vf d = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
@@ -105,7 +113,6 @@ TK_CORE(core_q4_0) {
     vf acc[TK_TILE * TK_H];
     clear(R, acc);
     for (size_t b = first; b < last; ++b) {
-        TK_UNROLL
         for (int h = 0; h < TK_H; ++h) {
             const uint8_t *w = groups + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
             const vf d = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
@@ -186,7 +193,6 @@ TK_CORE(core_q4_K) {
         const uint8_t *block = panel + b * TK_Q4_K_BYTES;
         uint8_t sc[8 * 16], m[8 * 16];
         unpack_scales(block + TK_K_SCALES, sc, m);
-        TK_UNROLL
         for (int h = 0; h < TK_H; ++h) {
             const uint8_t *w = block + TK_K_HEADER + h * 4 * TK_LANES;
             vi isum[TK_TILE];
@@ -265,7 +271,6 @@ TK_CORE(core_q5_K) {
         const uint8_t *block = panel + b * TK_Q5_K_BYTES;
         uint8_t sc[8 * 16], m[8 * 16];
         unpack_scales(block + TK_K_SCALES, sc, m);
-        TK_UNROLL
         for (int h = 0; h < TK_H; ++h) {
             const uint8_t *qh = block + TK_Q5_K_HIGH + h * 4 * TK_LANES;
             const uint8_t *w = block + TK_Q5_K_LOW + h * 4 * TK_LANES;
@@ -326,7 +331,6 @@ TK_CORE(core_q6_K) {
     clear(R, acc);
     for (size_t b = first; b < last; ++b) {
         const int8_t *sc = (const int8_t *)blocks + b * TK_Q6_K_BYTES;
-        TK_UNROLL
         for (int h = 0; h < TK_H; ++h) {
             const uint8_t *ql = (const uint8_t *)sc + TK_Q6_K_LOW + h * 4 * TK_LANES;
             const uint8_t *qh = (const uint8_t *)sc + TK_Q6_K_HIGH + h * 4 * TK_LANES;
@@ -364,19 +368,32 @@ TK_CORE(core_q6_K) {
 }
 TK_CORE_INSTANCES(core_q6_K)
 
-#define TK_CORE_ROW(name) {name##_1, name##_2, name##_4}
-static tk_core *const cores[TK_FORMAT_COUNT][3] = {
+// By format, then by R: 1, 2, 4 and perhaps 8.
+static tk_core *const cores[TK_FORMAT_COUNT][4] = {
     [TK_FORMAT_F32] = TK_CORE_ROW(core_f32),   [TK_FORMAT_F16] = TK_CORE_ROW(core_f16),
     [TK_FORMAT_BF16] = TK_CORE_ROW(core_bf16), [TK_FORMAT_Q8_0] = TK_CORE_ROW(core_q8_0),
     [TK_FORMAT_Q4_0] = TK_CORE_ROW(core_q4_0), [TK_FORMAT_Q4_K] = TK_CORE_ROW(core_q4_K),
     [TK_FORMAT_Q5_K] = TK_CORE_ROW(core_q5_K), [TK_FORMAT_Q6_K] = TK_CORE_ROW(core_q6_K),
 };
 
-// One panel times R rows (1, 2 or 4), in `parts` parts of the inner dimension.
+// How many of the remaining rows the next core takes.
+TK_INLINE size_t next_tile(size_t remaining) {
+    size_t tile = TK_TILE;
+    while (tile > remaining) {
+        tile /= 2;
+    }
+    return tile;
+}
+
+// Panels that are multiplied with one tile of rows before the next tile: they stay in the second-level cache, and so the
+// rows are read less often.
+TK_INLINE size_t panel_group(size_t panel_bytes) { return panel_bytes < (128 << 10) ? (256 << 10) / (panel_bytes + 1) : 1; }
+
+// One panel times R rows, in `parts` parts of the inner dimension.
 static void panel_product(
     tk_format format, const uint8_t *panel, size_t columns, const uint8_t *rows, size_t stride, size_t R, size_t parts,
     float *result) {
-    tk_core *core = cores[format][R / 2];
+    tk_core *core = cores[format][R == 8 ? 3 : R / 2];
     const size_t part = columns / tk_block_size(format) / parts;
     core(panel, columns, 0, part, rows, stride, result);
     if (parts == 1) {
@@ -395,16 +412,20 @@ static void panel_product(
 static void matmul(
     tk_format format, const void *panels, size_t columns, size_t rows_total, size_t panel_begin, size_t panel_end,
     const void *activations, size_t stride, size_t count, size_t parts, float *out, size_t out_stride) {
-    const size_t panel_bytes = tk_panel_bytes(format, columns);
-    for (size_t p = panel_begin; p < panel_end; ++p) {
-        const uint8_t *panel = (const uint8_t *)panels + p * panel_bytes;
-        const size_t width = rows_total - p * 16 < 16 ? rows_total - p * 16 : 16;
+    const size_t panel_bytes = tk_panel_bytes(format, columns), group = panel_group(panel_bytes);
+    for (size_t first = panel_begin, last; first < panel_end; first = last) {
+        last = panel_end - first < group ? panel_end : first + group;
         for (size_t i = 0, R; i < count; i += R) {
-            R = count - i >= 4 ? 4 : count - i >= 2 ? 2 : 1;
-            float result[TK_TILE * 16];
-            panel_product(format, panel, columns, (const uint8_t *)activations + i * stride, stride, R, parts, result);
-            for (size_t r = 0; r < R; ++r) {
-                memcpy(out + (i + r) * out_stride + p * 16, result + r * 16, width * sizeof(float));
+            R = next_tile(count - i);
+            const uint8_t *rows = (const uint8_t *)activations + i * stride;
+            for (size_t p = first; p < last; ++p) {
+                const uint8_t *panel = (const uint8_t *)panels + p * panel_bytes;
+                const size_t width = rows_total - p * 16 < 16 ? rows_total - p * 16 : 16;
+                float result[TK_TILE * 16];
+                panel_product(format, panel, columns, rows, stride, R, parts, result);
+                for (size_t r = 0; r < R; ++r) {
+                    memcpy(out + (i + r) * out_stride + p * 16, result + r * 16, width * sizeof(float));
+                }
             }
         }
     }
@@ -414,20 +435,23 @@ static void matmul_gate_up(
     tk_format format, const void *gate_panels, const void *up_panels, size_t columns, size_t rows_total,
     size_t panel_begin, size_t panel_end, const void *activations, size_t stride, size_t count, float *out,
     size_t out_stride) {
-    const size_t panel_bytes = tk_panel_bytes(format, columns);
-    for (size_t p = panel_begin; p < panel_end; ++p) {
-        const uint8_t *gate_panel = (const uint8_t *)gate_panels + p * panel_bytes;
-        const uint8_t *up_panel = (const uint8_t *)up_panels + p * panel_bytes;
-        const size_t width = rows_total - p * 16 < 16 ? rows_total - p * 16 : 16;
+    const size_t panel_bytes = tk_panel_bytes(format, columns), group = panel_group(2 * panel_bytes);
+    for (size_t first = panel_begin, last; first < panel_end; first = last) {
+        last = panel_end - first < group ? panel_end : first + group;
         for (size_t i = 0, R; i < count; i += R) {
-            R = count - i >= 4 ? 4 : count - i >= 2 ? 2 : 1;
+            R = next_tile(count - i);
             const uint8_t *rows = (const uint8_t *)activations + i * stride;
-            float gate[TK_TILE * 16], up[TK_TILE * 16];
-            panel_product(format, gate_panel, columns, rows, stride, R, 1, gate);
-            panel_product(format, up_panel, columns, rows, stride, R, 1, up);
-            silu_multiply(gate, up, R * 16, gate);
-            for (size_t r = 0; r < R; ++r) {
-                memcpy(out + (i + r) * out_stride + p * 16, gate + r * 16, width * sizeof(float));
+            for (size_t p = first; p < last; ++p) {
+                const uint8_t *gate_panel = (const uint8_t *)gate_panels + p * panel_bytes;
+                const uint8_t *up_panel = (const uint8_t *)up_panels + p * panel_bytes;
+                const size_t width = rows_total - p * 16 < 16 ? rows_total - p * 16 : 16;
+                float gate[TK_TILE * 16], up[TK_TILE * 16];
+                panel_product(format, gate_panel, columns, rows, stride, R, 1, gate);
+                panel_product(format, up_panel, columns, rows, stride, R, 1, up);
+                silu_multiply(gate, up, R * 16, gate);
+                for (size_t r = 0; r < R; ++r) {
+                    memcpy(out + (i + r) * out_stride + p * 16, gate + r * 16, width * sizeof(float));
+                }
             }
         }
     }

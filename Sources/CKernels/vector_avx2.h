@@ -5,6 +5,7 @@
 //   5 bits: 2 * 31 * 127 = 7,874, four of them 31,496;  6 bits: 2 * 63 * 127 = 16,002, two of them 32,004;
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.
 #define TK_LANES 8
+#define TK_TILE 4
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
 

@@ -4,6 +4,7 @@
 // sums are int32 and never have to be emptied; signed weights become unsigned by adding 128, and 128 times the sum of
 // the activations is taken off again.
 #define TK_LANES 16
+#define TK_TILE 8
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -5,7 +5,9 @@
 //   va  running sums of products of 4-bit to 6-bit weights with int8 activations, maybe narrower than int32
 //   vs  a small integer scale for each lane, in the form that va wants
 //   vw  signed weight bytes, in the form that their product wants
+// TK_TILE is how many activation rows share an unpacked weight vector at most: as many as registers can hold.
 #define TK_LANES 16
+#define TK_TILE 4
 // How many va_dot may follow va_zero before va_add_scaled must empty the sums: for weights of 5 and of 6 bits.
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4

@@ -23,6 +23,8 @@
 
 #ifdef __clang__
 #pragma clang assume_nonnull begin
+#else
+#define _Nonnull
 #endif
 
 #ifdef __cplusplus

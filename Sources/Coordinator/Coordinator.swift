@@ -168,7 +168,7 @@ package final class Coordinator: Service, Sendable {
                     guard !cancellation.isSet else { return continuation.resume(throwing: CancellationError()) }
                     do throws(RequestError) {
                         try core.value.admit(
-                            id: id, prompt: ids, sampling: ProtoSamplingParameters(),
+                            id: id, prompt: ids, sampling: RequestCheck.scoring,
                             scoreTop: UInt32(clamping: request.top),
                             request: Core.Request(
                                 machine: .score(ScoreMachine(ids: ids)), sink: ScoreSink(continuation: continuation)))

@@ -115,7 +115,7 @@ final class ClientSession: ConnectionDelegate {
             try check.prepare(ScoringRequest(message))
         } admit: { core, ids, sink throws(RequestError) in
             try core.admit(
-                id: id, prompt: ids, sampling: ProtoSamplingParameters(), scoreTop: UInt32(clamping: message.top),
+                id: id, prompt: ids, sampling: RequestCheck.scoring, scoreTop: UInt32(clamping: message.top),
                 request: Core.Request(machine: .score(ScoreMachine(ids: ids)), sink: sink))
         }
     }

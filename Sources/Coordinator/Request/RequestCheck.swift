@@ -13,6 +13,8 @@ package struct RequestCheck: Sendable {
     /// Keeps a score's answer within a client's frame.
     package static let scorePairsLimit = 400_000
     package static let defaultCompletionTokens = 16
+    /// A score samples nothing; workers check the parameters all the same.
+    static let scoring = ProtoSamplingParameters.with { $0.topP = 1 }
 
     package let modelName: String
     package let tokenizer: Tokenizer

@@ -53,9 +53,15 @@ extension ClusterTests {
             let cluster = try Cluster.required()
             let manifest = try DemoStore.required().manifest()
             let client = try await TramontaneClient.connect(host: "127.0.0.1", port: cluster.listenPort)
-            // Enough rows for every lane and every pair of workers.
-            for prompt in 0..<4 {
-                _ = try await client.complete("Enter \(prompt)", options: GenerationOptions(maxTokens: 8)).collect()
+            // At once, so that every lane has some.
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for prompt in 0..<8 {
+                    group.addTask {
+                        let options = GenerationOptions(maxTokens: 8)
+                        _ = try await client.complete("Enter \(prompt)", options: options).collect()
+                    }
+                }
+                try await group.waitForAll()
             }
             await client.close()
             func sent(_ kind: String, _ worker: StatusReport.Worker) -> [StatusReport.Link] {

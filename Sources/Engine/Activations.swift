@@ -7,7 +7,7 @@ package import ModelStore
 package final class Activations {
     private(set) var count = 0
     private(set) var columns = 0
-    /// The float32 rows, `columns` floats apart, where `columns` suits the form of the model's weights.
+    /// The float32 rows, `columns` floats apart.
     private(set) var floats: UnsafeMutablePointer<Float>
     private var formats: [ActivationFormat] = []
     private let floatMemory = Scratch()

@@ -31,7 +31,8 @@ final class MappedMemory {
 
 /// What this machine offers an engine beyond plain memory, told to the user once in a process.
 enum MemorySurvey {
-    /// Logs what is missing (huge pages, NUMA) at the first call, and prefers the node that the process is pinned to.
+    /// Logs what is missing (huge pages, NUMA) at the first call. Memory needs no binding: Linux takes it from the node of the
+    /// thread that first touches it, so a worker that is pinned to a node computes in that node's memory.
     static func tellOnce(_ logger: Logger?) {
         guard let logger, Told.shared.first() else { return }
         let huge = readText("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -48,8 +49,7 @@ enum MemorySurvey {
             return
         }
         if let node = pinnedNode() {
-            numa_set_preferred(node)
-            logger.info("memory is taken from NUMA node \(node) of \(nodes)")
+            logger.info("this process runs on NUMA node \(node) of \(nodes)")
         } else {
             logger.notice("this process runs on several of \(nodes) NUMA nodes; pin each worker to one (numactl)")
         }

@@ -157,4 +157,30 @@ import Testing
         try hosts[0].logits(hidden: hidden, rows: [ids.count - 1], into: logits)
         #expect(bits(logits.row(0)) == bits(expected))
     }
+
+    /// Where a layer's experts want different encodings, rows travel as floats and each expert encodes them: to the bit as
+    /// the home would have.
+    @Test func expertsOfDifferentFormats() throws {
+        let model = try Models.quantised("demo-q8_0.gguf")
+        var manifest = model.manifest
+        manifest.layers[0].experts[5] = try Models.quantised("demo-q4_k-pure.gguf").manifest.layers[0].experts[5]
+        let mixed = Models.Imported(manifest: manifest, store: model.store)
+        let engines = [try model.engine(), try mixed.engine()]
+        #expect(engines.map { $0.expertInput[0] } == [.a8_32, .f32])
+        #expect(engines[1].expertInput[1] == .a8_32)
+        let outputs = try engines.map { engine in
+            let hidden = RowBuffer(rows: 0, width: engine.shape.hidden)
+            let output = RowBuffer(rows: 0, width: engine.shape.hidden)
+            try engine.embed(ids(9, seed: 71), into: hidden)
+            let routed = try engine.route(layer: 0, hidden: hidden)
+            try engine.expert(
+                layer: 0, expert: 2, rows: (0..<9).map { routed.encodedRow($0) }, format: routed.format, into: output)
+            return (0..<9).map { bits(output.row($0)) }
+        }
+        #expect(outputs[0] == outputs[1])
+        let text = ids(40, seed: 72)
+        let difference =
+            try model.runner().score(ids: text, top: 0).meanNLL - mixed.runner().score(ids: text, top: 0).meanNLL
+        #expect(abs(difference) < 0.05)
+    }
 }

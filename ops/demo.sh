@@ -27,7 +27,7 @@ stop() {
     echo
     echo "stopped"
 }
-trap 'stop; exit 130' INT
+trap 'stop; exit 0' INT
 trap 'stop; exit 143' TERM HUP
 trap stop EXIT
 

@@ -49,6 +49,12 @@ package struct Membership: Sendable {
         package var epoch: UInt64
         package var topology: Topology
         package var lanes: [[String]]
+
+        package init(epoch: UInt64, topology: Topology, lanes: [[String]]) {
+            self.epoch = epoch
+            self.topology = topology
+            self.lanes = lanes
+        }
     }
 
     package enum Change: Sendable, Equatable {

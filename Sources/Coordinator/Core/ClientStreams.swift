@@ -15,8 +15,13 @@ package struct ClientStreams: Sendable {
     }
 
     package struct Delta: Sendable, Equatable {
-        package var text = ""
-        package var tokens: [Int32] = []
+        package var text: String
+        package var tokens: [Int32]
+
+        package init(text: String = "", tokens: [Int32] = []) {
+            self.text = text
+            self.tokens = tokens
+        }
     }
 
     package enum Action: Sendable, Equatable {

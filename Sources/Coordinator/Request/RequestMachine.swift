@@ -5,6 +5,11 @@ package struct RequestMachine: Sendable {
     package struct Output: Sendable, Equatable {
         package var text: String
         package var finish: FinishReason?
+
+        package init(text: String, finish: FinishReason?) {
+            self.text = text
+            self.finish = finish
+        }
     }
 
     package let promptTokens: Int

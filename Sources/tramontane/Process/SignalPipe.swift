@@ -16,7 +16,12 @@ final class SignalPipe {
         _ = fcntl(ends.write, F_SETFL, O_NONBLOCK)
         readDescriptor = ends.read
         Self.writeDescriptor = ends.write
+        // Whoever started this process may have done so from a thread that blocks signals, as those of thread pools do;
+        // the mask is inherited.
+        var unblocked = sigset_t()
+        sigemptyset(&unblocked)
         for signal in signals {
+            sigaddset(&unblocked, signal)
             var action = sigaction()
             action.__sigaction_handler.sa_handler = { number in
                 let saved = errno
@@ -28,6 +33,7 @@ final class SignalPipe {
             action.sa_flags = SA_RESTART
             sigaction(signal, &action, nil)
         }
+        pthread_sigmask(SIG_UNBLOCK, &unblocked, nil)
     }
 
     /// The signals that have come since the last call.

@@ -10,8 +10,8 @@ package import Wire
 
 /// The daemon that admits requests, schedules steps, owns placement and membership; it holds no weights.
 ///
-/// Inside, `Core` lives on one event loop and runs the machines (`Membership`, `Scheduler`, `RequestMachine`); this class
-/// is the door to it for other threads.
+/// Inside, `Core` lives on one event loop and runs the machines (`Membership`, `Scheduler`, `RequestMachine`); this
+/// class is the door to it for other threads.
 package final class Coordinator: Service, Sendable {
     package static let version = "0.1.0"
 

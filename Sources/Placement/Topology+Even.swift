@@ -2,8 +2,8 @@ package import ModelStore
 
 extension Topology {
     /// Deals a model evenly: layers and workers in runs over the stages (the first stages take one more where it does
-    /// not divide), experts round over the workers of a stage, so that a worker's experts are as many as its neighbour's
-    /// or one fewer.
+    /// not divide), experts round over the workers of a stage, so that a worker's experts are as many as its
+    /// neighbour's or one fewer.
     /// - Throws: `TopologyError` when there are too few workers, or more than a stage has experts for.
     package static func even(
         shape: ModelShape, workers: [String], stages count: Int

@@ -1,7 +1,7 @@
 package import ModelStore
 
-/// Who holds what: the layers of every stage, and which worker of the stage holds which of its experts. Every worker of a
-/// stage also holds the stage's dense weights; the first stage's the embedding, the last stage's the head.
+/// Who holds what: the layers of every stage, and which worker of the stage holds which of its experts. Every worker
+/// of a stage also holds the stage's dense weights; the first stage's the embedding, the last stage's the head.
 package struct Topology: Sendable, Equatable {
     package struct Stage: Sendable, Equatable {
         package var layers: Range<Int>

@@ -30,7 +30,8 @@ import Testing
         #expect(streams.append(.init(text: "c", tokens: [3]), to: 1) == nil)
     }
 
-    /// Nothing is lost, repeated or sent without credit, whatever the order of events, and memory of ended ids is bounded.
+    /// Nothing is lost, repeated or sent without credit, whatever the order of events, and memory of ended ids is
+    /// bounded.
     @Test func randomEvents() {
         for seed in 0..<1000 {
             var random = SeededGenerator(seed: UInt64(seed))

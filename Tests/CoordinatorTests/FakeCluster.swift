@@ -39,8 +39,8 @@ enum FakeModel {
     static let silent = Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() })
 }
 
-/// A worker of real frames that computes nothing: registers, loads at once, and answers steps, unless it is told to hold
-/// them back.
+/// A worker of real frames that computes nothing: registers, loads at once, and answers steps, unless it is told to
+/// hold them back.
 final class FakeWorker: Sendable {
     private struct State {
         var listener: Listener?
@@ -215,7 +215,8 @@ final class FakeClient: Sendable {
     }
 }
 
-/// Starts a coordinator and workers, each of which holds every expert of both layers, so that each is a lane of its own.
+/// Starts a coordinator and workers, each of which holds every expert of both layers, so that each is a lane of its
+/// own.
 func withFakeCluster(
     workers names: [String] = ["a"], change: (inout CoordinatorConfiguration) -> Void = { _ in },
     _ body: (Coordinator, [FakeWorker], String) async throws -> Void

@@ -154,8 +154,8 @@ import Wire
         #expect(membership.epoch == 2)
     }
 
-    /// Whatever comes in whatever order: epochs count up, lanes are open only while everybody of them is there and every
-    /// expert has a holder, nobody is lost twice, and peace opens all lanes again.
+    /// Whatever comes in whatever order: epochs count up, lanes are open only while everybody of them is there and
+    /// every expert has a holder, nobody is lost twice, and peace opens all lanes again.
     @Test func randomEvents() throws {
         for seed in 0..<1000 {
             var random = SeededGenerator(seed: UInt64(seed))

@@ -4,8 +4,8 @@ import Testing
 import Wire
 
 @Suite struct SchedulerTests {
-    /// I1, I3, I5 and I6 of the scheduler, under everything that can happen to it. `TRAMONTANE_SEEDS` sets how many worlds
-    /// are tried; 2,000 of them passed in 97 s.
+    /// I1, I3, I5 and I6 of the scheduler, under everything that can happen to it. `TRAMONTANE_SEEDS` sets how many
+    /// worlds are tried; 2,000 of them passed in 97 s.
     @Test func randomWorlds() {
         let seeds = ProcessInfo.processInfo.environment["TRAMONTANE_SEEDS"].flatMap { UInt64($0) } ?? 60
         var preemptions: UInt64 = 0
@@ -175,8 +175,8 @@ import Wire
         try admit(&scheduler, 1, prompt: 4)
         try admit(&scheduler, 2, prompt: 4)
         let steps = scheduler.plan(now: 0).map(\.step)
-        let outputs = scheduler.stepFailed(.make(steps[0], code: "expert_host_lost"), epoch: 1)
-        #expect(outputs == [.failed(id: 1, code: "expert_host_lost", message: "")])
+        let outputs = scheduler.stepFailed(.make(steps[0], code: "peer_lost"), epoch: 1)
+        #expect(outputs == [.failed(id: 1, code: "worker_lost", message: "")])
         #expect(answer(&scheduler, steps[1]) == [.token(id: 2, token: 7)])
     }
 

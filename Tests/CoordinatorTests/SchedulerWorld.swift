@@ -3,9 +3,9 @@ import TestSupport
 import Testing
 import Wire
 
-/// Homes and clients that do to a scheduler what real ones may do, in random order, and that look at every step: a page
-/// holds what its sequence put there, positions follow each other, tables change without gaps, and every request that was
-/// accepted ends exactly once, with the tokens that it would have alone.
+/// Homes and clients that do to a scheduler what real ones may do, in random order, and that look at every step: a
+/// page holds what its sequence put there, positions follow each other, tables change without gaps, and every request
+/// that was accepted ends exactly once, with the tokens that it would have alone.
 struct SchedulerWorld {
     struct Request {
         var prompt: [Int32]

@@ -1,13 +1,14 @@
 package import Placement
 package import Wire
 
-/// Who is in the cluster, in which state, and what follows from it: when all expected workers are there, a placement with
-/// a new epoch; when all have loaded it, open lanes; when one is lost, closed lanes. A value: events come in with the time,
-/// changes go out, the shell performs them.
+/// Who is in the cluster, in which state, and what follows from it: when all expected workers are there, a placement
+/// with a new epoch; when all have loaded it, open lanes; when one is lost, closed lanes. A value: events come in
+/// with the time, changes go out, the shell performs them.
 ///
-/// A worker is `joining` once it has registered, `loading` once it was assigned its part, `ready` when it said so and its
-/// data connection stands, and `lost` when its connection closed, its heartbeat stayed out or it failed to load. A lost
-/// worker that registers again is new; when everybody is there again, everybody is assigned again under a new epoch.
+/// A worker is `joining` once it has registered, `loading` once it was assigned its part, `ready` when it said so and
+/// its data connection stands, and `lost` when its connection closed, its heartbeat stayed out or it failed to load.
+/// A lost worker that registers again is new; when everybody is there again, everybody is assigned again under a new
+/// epoch.
 package struct Membership: Sendable {
     package enum State: String, Sendable, Equatable {
         case joining, loading, ready, lost

@@ -6,8 +6,8 @@ import SwiftProtobuf
 import Transport
 import Wire
 
-/// The shell: holds the machines, feeds them what arrives and performs what they say. Confined to one event loop, on which
-/// all of the coordinator's connections live; nothing here blocks or computes for long.
+/// The shell: holds the machines, feeds them what arrives and performs what they say. Confined to one event loop, on
+/// which all of the coordinator's connections live; nothing here blocks or computes for long.
 final class Core {
     struct Request {
         enum Machine {

@@ -4,8 +4,8 @@ import NIOCore
 import Transport
 import Wire
 
-/// A worker's two connections: the control connection that it dialled, and the data connection that the coordinator dials
-/// once the worker has a part. The loss of either is the loss of the worker.
+/// A worker's two connections: the control connection that it dialled, and the data connection that the coordinator
+/// dials once the worker has a part. The loss of either is the loss of the worker.
 final class WorkerSession: ConnectionDelegate {
     let number: UInt64
     let control: Connection

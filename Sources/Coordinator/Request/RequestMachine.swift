@@ -21,8 +21,8 @@ package struct RequestMachine: Sendable {
     private var detokenizer: Detokenizer
     private var stops: StopMatcher
 
-    /// - Parameter textContext: tokens whose text comes before the answer's and is not given: the prompt of a completion,
-    ///   nothing for a chat.
+    /// - Parameter textContext: tokens whose text comes before the answer's and is not given: the prompt of a
+    ///   completion, nothing for a chat.
     package init(
         tokenizer: Tokenizer, textContext: [Int32], promptTokens: Int, maximumTokens: Int, stop: [String]
     ) {

@@ -1,6 +1,7 @@
 import Wire
 
-/// Where one request's answer goes. Called on the coordinator's loop; after `finished`, `failed` or `scored` nothing more.
+/// Where one request's answer goes. Called on the coordinator's loop; after `finished`, `failed` or `scored` nothing
+/// more.
 protocol RequestSink {
     func accepted(_ acceptance: Acceptance)
     /// - Returns: false when the reader is too far behind and is to be cut off.

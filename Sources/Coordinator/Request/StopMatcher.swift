@@ -1,8 +1,9 @@
-/// Finds stop strings in text that arrives in pieces, and keeps back what may yet become one. The string whose last byte
-/// comes first ends the text; of two that end together, the longer one. That does not depend on how the text was cut.
+/// Finds stop strings in text that arrives in pieces, and keeps back what may yet become one. The string whose last
+/// byte comes first ends the text; of two that end together, the longer one. That does not depend on how the text was
+/// cut.
 ///
-/// Each string is followed by a Knuth–Morris–Pratt automaton over UTF-8 bytes, so that text costs the same however often
-/// parts of it look like a beginning. A match begins at a character, since the string does.
+/// Each string is followed by a Knuth–Morris–Pratt automaton over UTF-8 bytes, so that text costs the same however
+/// often parts of it look like a beginning. A match begins at a character, since the string does.
 package struct StopMatcher: Sendable {
     private struct Pattern: Sendable {
         let bytes: [UInt8]

@@ -6,8 +6,8 @@ extension Scheduler {
         lanes = specifications.enumerated().map { Lane(index: $0.offset, $0.element) }
     }
 
-    /// A planned change: the lanes close, nothing fails. What ran goes back to the front of the queue and is replayed when
-    /// lanes open again; results of steps that are under way will be stale.
+    /// A planned change: the lanes close, nothing fails. What ran goes back to the front of the queue and is replayed
+    /// when lanes open again; results of steps that are under way will be stale.
     package mutating func suspend() {
         for lane in lanes {
             for id in lane.running { sendBack(id) }

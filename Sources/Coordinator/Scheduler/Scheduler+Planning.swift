@@ -42,8 +42,8 @@ extension Scheduler {
         sendBack(id)
     }
 
-    /// Gives lanes to waiting sequences, in order: the head of the queue goes to the lane with the fewest sequences that
-    /// has room for it, and while there is none nobody overtakes it.
+    /// Gives lanes to waiting sequences, in order: the head of the queue goes to the lane with the fewest sequences
+    /// that has room for it, and while there is none nobody overtakes it.
     private mutating func start() {
         while let id = nextWaiting() {
             guard let sequence = sequences[id], let index = laneWithRoom(for: sequence) else { return }

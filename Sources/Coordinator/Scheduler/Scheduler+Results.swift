@@ -64,11 +64,19 @@ extension Scheduler {
                 release(id, from: lane)
                 sequences[id] = nil
             } else if !retry {
-                let code = failed.failure.code.isEmpty ? "step_failed" : failed.failure.code
-                outputs.append(fail(id, in: lane, code: code, message: failed.failure.message))
+                outputs.append(fail(id, in: lane, code: Self.code(of: failed.failure), message: failed.failure.message))
             }
         }
         return outputs
+    }
+
+    /// A home may notice that another worker is gone before the coordinator does; to a client it is the same.
+    private static func code(of failure: ProtoFailure) -> String {
+        switch failure.code {
+        case "peer_lost", "expert_unreachable": "worker_lost"
+        case "": "step_failed"
+        default: failure.code
+        }
     }
 
     /// As many steps as a lane can have in flight when one gap fails them all, and again.

@@ -1,14 +1,14 @@
 import DequeModule
 package import Wire
 
-/// Decides which rows go down which lane next, and owns every page table. Bookkeeping without tensors, sockets or clocks:
-/// a value that takes events and returns what follows from them; `plan` then says which steps to send.
+/// Decides which rows go down which lane next, and owns every page table. Bookkeeping without tensors, sockets or
+/// clocks: a value that takes events and returns what follows from them; `plan` then says which steps to send.
 ///
-/// - A sequence belongs to one lane and is in one step at a time; a lane has up to as many steps (waves) in flight as it
-///   has stages.
-/// - Pages are taken as positions need them. When a lane has none left, the youngest sequence gives its pages back and is
-///   replayed later, prompt and answer so far, with the same result (design, section 4). The oldest can always go on,
-///   because a lane's pages hold the longest sequence that is admitted.
+/// - A sequence belongs to one lane and is in one step at a time; a lane has up to as many steps (waves) in flight as
+///   it has stages.
+/// - Pages are taken as positions need them. When a lane has none left, the youngest sequence gives its pages back
+///   and is replayed later, prompt and answer so far, with the same result (design, section 4). The oldest can always
+///   go on, because a lane's pages hold the longest sequence that is admitted.
 /// - Requests are served first come first served; whoever was sent back goes before whoever never ran.
 package struct Scheduler: Sendable {
     package struct Limits: Sendable {

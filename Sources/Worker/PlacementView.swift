@@ -76,7 +76,8 @@ package struct PlacementView: Sendable, Equatable {
             let first = Int(message.firstLayer)
             let count = Int(message.layerCount)
             guard first == nextLayer, count > 0, count <= layerCount - first else {
-                throw invalid("stage \(stage): layers \(first)+\(count) do not continue at \(nextLayer) of \(layerCount)")
+                throw invalid(
+                    "stage \(stage): layers \(first)+\(count) do not continue at \(nextLayer) of \(layerCount)")
             }
             nextLayer = first + count
             var members: [Member] = []
@@ -100,7 +101,8 @@ package struct PlacementView: Sendable, Equatable {
                 members.append(Member(peer: peer, address: address, experts: experts))
             }
             guard held.count == expertCount else {
-                throw invalid("stage \(stage): \(expertCount - held.count) of \(expertCount) experts are held by nobody")
+                throw invalid(
+                    "stage \(stage): \(expertCount - held.count) of \(expertCount) experts are held by nobody")
             }
             stages.append(members)
         }

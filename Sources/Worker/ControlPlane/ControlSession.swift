@@ -30,8 +30,9 @@ final class ControlSession: ConnectionDelegate {
         accounting.opened(connection, peer: "coordinator")
         connection.send(Frame(.register, register))
         let interval = TimeAmount.milliseconds(Int64(heartbeatMilliseconds))
+        accounting.coordinatorKnowsNothing()
         heartbeats = connection.eventLoop.scheduleRepeatedTask(initialDelay: interval, delay: interval) {
-            [accounting] _ in connection.send(Frame(.heartbeat, accounting.heartbeat))
+            [accounting] _ in connection.send(Frame(.heartbeat, accounting.heartbeat()))
         }
     }
 

@@ -56,7 +56,8 @@ final class StepBuffers {
                 rows.withUnsafeReadableBytes { bytes in
                     for (index, row) in part.enumerated() {
                         // The frame's length was checked against the step's rows.
-                        let source = UnsafeRawBufferPointer(rebasing: bytes[(frameRows[row] * width * 4)...].prefix(width * 4))
+                        let source = UnsafeRawBufferPointer(
+                            rebasing: bytes[(frameRows[row] * width * 4)...].prefix(width * 4))
                         UnsafeMutableRawBufferPointer(hidden.row(index)).copyMemory(from: source)
                     }
                 }

@@ -167,7 +167,8 @@ extension DataPlane {
         if message.hasScore {
             let targets = message.score.targets
             let target = offset < targets.count ? targets[offset] : nil
-            guard let scored = scoreRow(logits: UnsafeBufferPointer(logits), top: Int(message.score.top), target: target)
+            guard
+                let scored = scoreRow(logits: UnsafeBufferPointer(logits), top: Int(message.score.top), target: target)
             else { return fail() }
             var part = ProtoScoredRows()
             part.sequence = entry.sequence
@@ -225,8 +226,9 @@ extension DataPlane {
                 let payload = HiddenState.payload(step: message, columns: width) { space in
                     for (index, row) in rows.enumerated() {
                         let place = step.place(ofRow: row)
-                        UnsafeMutableRawBufferPointer(rebasing: space[(index * width * 4)...].prefix(width * 4)).copyMemory(
-                            from: UnsafeRawBufferPointer(place.chunk.hidden.row(place.row)))
+                        UnsafeMutableRawBufferPointer(rebasing: space[(index * width * 4)...].prefix(width * 4))
+                            .copyMemory(
+                                from: UnsafeRawBufferPointer(place.chunk.hidden.row(place.row)))
                     }
                 }
                 connection.send(Frame(.hidden, epoch: number, payload: payload))
@@ -301,7 +303,8 @@ extension DataPlane {
             for (index, row) in rows.enumerated() {
                 let place = step.place(ofRow: row)
                 let encoded = UnsafeRawBufferPointer(start: place.chunk.routed.encodedRow(place.row), count: rowBytes)
-                UnsafeMutableRawBufferPointer(rebasing: space[(index * rowBytes)...].prefix(rowBytes)).copyMemory(from: encoded)
+                UnsafeMutableRawBufferPointer(rebasing: space[(index * rowBytes)...].prefix(rowBytes)).copyMemory(
+                    from: encoded)
             }
         }
         connection.send(

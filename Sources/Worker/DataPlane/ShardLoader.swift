@@ -60,7 +60,8 @@ struct ShardLoader: Sendable {
                 return .failure(
                     Failure(
                         code: "memory",
-                        message: "\(engine.weightBytes) bytes of weights and \(pages) pages of \(engine.pageBytes) bytes "
+                        message:
+                            "\(engine.weightBytes) bytes of weights and \(pages) pages of \(engine.pageBytes) bytes "
                             + "are more than the \(configuration.memoryBytes) that this worker may use"))
             }
             return .success(Handover(engine: engine))

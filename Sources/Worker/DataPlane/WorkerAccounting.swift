@@ -7,6 +7,9 @@ package import Wire
 package final class WorkerAccounting: Sendable {
     private struct State {
         var counts = ProtoWorkerAccounting()
+        /// Raised with every change, so that heartbeats repeat nothing.
+        var version: UInt64 = 0
+        var reportedVersion: UInt64?
         var progress: UInt64 = 0
         var queuedItems = 0
         var live: [ObjectIdentifier: (peer: String, connection: Connection)] = [:]
@@ -30,20 +33,35 @@ package final class WorkerAccounting: Sendable {
         return report
     }
 
-    package var heartbeat: ProtoHeartbeat {
+    /// Progress, and the counters if they have changed since the last heartbeat: the list of blobs alone is long.
+    func heartbeat() -> ProtoHeartbeat {
         var heartbeat = ProtoHeartbeat()
-        (heartbeat.progress, heartbeat.queuedItems) = state.withLock { ($0.progress, UInt32(clamping: $0.queuedItems)) }
-        heartbeat.accounting = report
+        let hasChanged = state.withLock { state in
+            heartbeat.progress = state.progress
+            heartbeat.queuedItems = UInt32(clamping: state.queuedItems)
+            defer { state.reportedVersion = state.version }
+            return state.reportedVersion != state.version
+        }
+        if hasChanged { heartbeat.accounting = report }
         return heartbeat
+    }
+
+    /// A new connection to the coordinator: its first heartbeat says everything.
+    func coordinatorKnowsNothing() {
+        state.withLock { $0.reportedVersion = nil }
     }
 
     /// - Parameter peer: a worker's name, or "coordinator".
     func opened(_ connection: Connection, peer: String) {
-        state.withLock { $0.live[ObjectIdentifier(connection)] = (peer, connection) }
+        state.withLock { state in
+            state.version += 1
+            state.live[ObjectIdentifier(connection)] = (peer, connection)
+        }
     }
 
     func closed(_ connection: Connection) {
         state.withLock { state in
+            state.version += 1
             guard let (peer, _) = state.live.removeValue(forKey: ObjectIdentifier(connection)) else { return }
             // A restarted coordinator or worker keeps its name, so that the table does not grow with time.
             state.past[peer, default: ConnectionCounters()].add(connection.accounting)
@@ -52,6 +70,7 @@ package final class WorkerAccounting: Sendable {
 
     func mapped(_ blobs: [String]) {
         state.withLock { state in
+            state.version += 1
             // Since the start: a blob that an earlier placement needed stays on the list.
             let known = Set(state.counts.mappedBlobs)
             state.counts.mappedBlobs = known.union(blobs).sorted()
@@ -60,6 +79,7 @@ package final class WorkerAccounting: Sendable {
 
     func stepBegan(rows: Int, requests: Int) {
         state.withLock { state in
+            state.version += 1
             state.counts.steps += 1
             state.counts.rows += UInt64(rows)
             state.counts.maximumRequestsInStep = max(state.counts.maximumRequestsInStep, UInt32(clamping: requests))
@@ -77,6 +97,7 @@ package final class WorkerAccounting: Sendable {
 
     func itemFinished(nanoseconds: Int64, queuedItems: Int) {
         state.withLock { state in
+            state.version += 1
             state.progress += 1
             state.queuedItems = queuedItems
             state.counts.busyNanoseconds += UInt64(max(nanoseconds, 0))

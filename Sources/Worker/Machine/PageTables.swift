@@ -72,11 +72,16 @@ package struct LaneTables {
 
     private var tableSequence: UInt64 = 0
     private var lastStep: UInt64 = 0
+    /// The last step that a gap kept out: it may come again with whole tables.
+    private var refusedStep: UInt64?
     package private(set) var tables: [UInt64: Table] = [:]
+
+    package init() {}
 
     /// Applies the step's changes and checks its rows. What is wrong with one sequence fails that sequence alone.
     package mutating func apply(_ step: ProtoStep, bounds: WorkerBounds) -> Outcome {
-        guard step.stepID > lastStep else { return .repeated }
+        let isSecondTry = step.wholeTables && step.stepID == refusedStep
+        guard step.stepID > lastStep || isSecondTry else { return .repeated }
         let isNews: Bool
         if step.wholeTables {
             isNews = true
@@ -86,9 +91,12 @@ package struct LaneTables {
         } else if step.tableSequence - 1 == tableSequence {
             isNews = true
         } else {
+            lastStep = step.stepID
+            refusedStep = step.stepID
             return .gap(known: tableSequence, found: step.tableSequence)
         }
         lastStep = step.stepID
+        refusedStep = nil
         tableSequence = step.wholeTables ? step.tableSequence : max(tableSequence, step.tableSequence)
         if isNews {
             for sequence in step.released { tables[sequence] = nil }
@@ -176,7 +184,8 @@ package struct LaneTables {
             // At most 2^13 rows and 2^32 tokens each.
             let wanted = rows.tokens.count * min(Int(rows.score.top), bounds.vocabulary)
             guard wanted <= WorkerBounds.scoresInStep - scored else {
-                return failure("score_too_large", "\(wanted) more top tokens, a step returns \(WorkerBounds.scoresInStep)")
+                return failure(
+                    "score_too_large", "\(wanted) more top tokens, a step returns \(WorkerBounds.scoresInStep)")
             }
             scored += wanted
         }

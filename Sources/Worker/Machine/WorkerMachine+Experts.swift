@@ -50,7 +50,9 @@ extension WorkerMachine {
             // By expert, so that a host finds the rows of one product, and later their results, side by side.
             let sorted = pairs.sorted { ($0.expert, $0.output) < ($1.expert, $1.output) }
             links[peer]?.waiting[step.workClass, default: []].append(
-                WaitingRows(step: key, layer: step.layer, outputs: sorted.map(\.output)[...], experts: sorted.map(\.expert)[...]))
+                WaitingRows(
+                    step: key, layer: step.layer, outputs: sorted.map(\.output)[...], experts: sorted.map(\.expert)[...]
+                ))
             actions += pump(peer)
         }
         return actions
@@ -78,7 +80,8 @@ extension WorkerMachine {
             rows.experts = rows.experts.dropFirst(count)
             if !rows.outputs.isEmpty { link.waiting[workClass]?.insert(rows, at: 0) }
             link.inFlight += count
-            outstanding[correlation] = Outstanding(peer: peer, step: rows.step, layer: rows.layer, outputs: send.outputs)
+            outstanding[correlation] = Outstanding(
+                peer: peer, step: rows.step, layer: rows.layer, outputs: send.outputs)
             actions.append(.sendExperts(send))
         }
         return actions
@@ -105,7 +108,8 @@ extension WorkerMachine {
         var actions: [WorkerAction] = []
         if reply.status != .done {
             let failure = Failure(
-                code: "expert_refused", message: "worker '\(peer.name)' refused layer \(request.layer): \(reply.status)")
+                code: "expert_refused", message: "worker '\(peer.name)' refused layer \(request.layer): \(reply.status)"
+            )
             actions = failStep(request.step, failure)
         } else if steps[request.step] != nil {
             actions = [.storeResults(request.step, outputs: request.outputs)]

@@ -13,7 +13,8 @@ extension WorkerMachine {
     /// A step comes with the hidden state of its rows from the lane's home before this one.
     ///
     /// - Parameter notFinite: rows of the frame that hold a NaN or an infinity.
-    package mutating func hiddenReceived(_ message: ProtoStep, notFinite: Set<Int>, from home: HomeID) -> [WorkerAction] {
+    package mutating func hiddenReceived(_ message: ProtoStep, notFinite: Set<Int>, from home: HomeID) -> [WorkerAction]
+    {
         guard let role = view.role(inLane: Int(message.lane)), let peer = homes[home]?.peer, role.previous == peer
         else {
             let failure = Failure(
@@ -192,7 +193,8 @@ extension WorkerMachine {
             let next = step.role.next
         {
             guard links[next] != nil else {
-                return actions + failStep(key, Failure(code: "peer_lost", message: "worker '\(next.name)' is not reached"))
+                return actions
+                    + failStep(key, Failure(code: "peer_lost", message: "worker '\(next.name)' is not reached"))
             }
             steps[key] = nil
             lanes[lane]?.order.removeFirst()

@@ -28,6 +28,7 @@ struct Tramontane: ParsableCommand {
     static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())
         do {
+            try checkCommand(arguments.first)
             let settings = SettingsResolver(commands: commands, environment: ProcessInfo.processInfo.environment)
             var command = try parseAsRoot(settings.resolve(arguments))
             try command.run()
@@ -57,6 +58,13 @@ struct Tramontane: ParsableCommand {
         return ExitCode.failure.rawValue
     }
 
+    /// The parser would call a misspelt command an unexpected argument.
+    private static func checkCommand(_ name: String?) throws {
+        guard let name, !name.hasPrefix("-"), name != "help", command(name) == nil else { return }
+        let names = commands.compactMap { $0.configuration.commandName }
+        throw CommandError.usage("unknown command \"\(name)\"\(Suggestion.text(for: name, among: names))")
+    }
+
     private static func command(_ name: String) -> (any Command.Type)? {
         commands.first { $0.configuration.commandName == name }
     }
@@ -81,7 +89,9 @@ protocol Command: ParsableCommand {
 }
 
 extension Command {
-    static func commandConfiguration(_ name: String, _ abstract: String, _ discussion: String = "") -> CommandConfiguration {
+    static func commandConfiguration(
+        _ name: String, _ abstract: String, _ discussion: String = ""
+    ) -> CommandConfiguration {
         CommandConfiguration(
             commandName: name, abstract: abstract,
             discussion: (discussion.isEmpty ? "" : discussion + "\n\n") + "Example:\n  " + example)

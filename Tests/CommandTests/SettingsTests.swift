@@ -84,6 +84,9 @@ struct SettingsTests {
     }
 
     @Test func otherCommandLinesStayAsTheyAre() throws {
+        // Children of `up` share its environment, where TRAMONTANE_HTTP means the coordinator's port.
+        let child = ["serve", "--supervised"]
+        #expect(try resolve(child, environment: ["TRAMONTANE_HTTP": "a:1"]) == child)
         #expect(try resolve([]) == [])
         #expect(try resolve(["--help"], environment: ["TRAMONTANE_HTTP": "a:1"]) == ["--help"])
         #expect(try resolve(["unknown"], environment: ["TRAMONTANE_HTTP": "a:1"]) == ["unknown"])

@@ -22,7 +22,9 @@ struct ChatCommand: Command {
             "Or a model: a manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
     var model: String?
 
-    @Option(help: ArgumentHelp("What the model is told before the first question.", valueName: "text"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("What the model is told before the first question.", valueName: "text"))
     var system: String?
 
     @Option(

@@ -66,12 +66,17 @@ private struct Announcer: Service {
     let gateway: Gateway
 
     func run() async throws {
-        try await cancelWhenGracefulShutdown {
-            let listen = try await coordinator.listening()
-            let http = try await gateway.listening()
-            say(CoordinatorReport(.listening, http: http, listen: listen))
-            try await coordinator.untilReady()
-            say(CoordinatorReport(.ready, http: http, listen: listen))
+        do {
+            try await cancelWhenGracefulShutdown {
+                let listen = try await coordinator.listening()
+                let http = try await gateway.listening()
+                say(CoordinatorReport(.listening, http: http, listen: listen))
+                try await coordinator.untilReady()
+                say(CoordinatorReport(.ready, http: http, listen: listen))
+            }
+        } catch  where Task.isShuttingDownGracefully {
+            // Told to end before the cluster served.
+            return
         }
         try await gracefulShutdown()
     }

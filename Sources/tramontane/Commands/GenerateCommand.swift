@@ -17,11 +17,11 @@ struct GenerateCommand: Command {
     @Option(help: ArgumentHelp("A manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
     var model: String
 
-    @Option(help: ArgumentHelp("The text to continue.", valueName: "text"))
+    @Option(parsing: .unconditional, help: ArgumentHelp("The text to continue.", valueName: "text"))
     var prompt: String
 
     @Option(
-        help: ArgumentHelp("Most tokens to generate.", valueName: "count"),
+        help: ArgumentHelp("Most tokens to generate. Default: 16.", valueName: "count"),
         transform: { try NumberParsing.count($0, 0...(1 << 30)) })
     var maxTokens = 16
 

@@ -28,7 +28,7 @@ struct ScoreCommand: Command {
     var cluster: Address?
 
     @Option(
-        help: ArgumentHelp("Best tokens at every position.", valueName: "count"),
+        help: ArgumentHelp("Best tokens at every position. Default: 8.", valueName: "count"),
         transform: { try NumberParsing.count($0, 0...1_048_576) })
     var top = 8
 

@@ -28,7 +28,8 @@ struct WorkerCommand: Command {
     var name: String
 
     @Option(
-        help: ArgumentHelp("Where other workers connect; port 0 picks a free one.", valueName: "host:port"),
+        help: ArgumentHelp(
+            "Where other workers connect; port 0 picks a free one. Default: 127.0.0.1:0.", valueName: "host:port"),
         transform: Address.parse)
     var listen = Address(host: "127.0.0.1", port: 0)
 

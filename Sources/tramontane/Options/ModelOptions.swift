@@ -45,7 +45,7 @@ struct EngineOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Rows of the prompt computed at once. Changes the speed and no bit of the result.", valueName: "rows"),
+            "Rows of the prompt computed at once; changes no bit of the result. Default: 256.", valueName: "rows"),
         transform: { try NumberParsing.count($0, 1...65_536) })
     var prefillChunk = 256
 

@@ -3,20 +3,28 @@ import Engine
 
 /// How tokens are chosen.
 struct SamplingArguments: ParsableArguments {
-    @Option(help: ArgumentHelp("0 takes the most likely token; above, the randomness grows.", valueName: "number"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("0 takes the most likely token; above, the randomness grows.", valueName: "number"))
     var temperature: Float = 1
 
     @Option(
         help: ArgumentHelp("The same seed gives the same text. Drawn where it is not given.", valueName: "number"))
     var seed: UInt64?
 
-    @Option(help: ArgumentHelp("Draw from so many most likely tokens; 0 is all.", valueName: "count"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Draw from so many most likely tokens; 0 is all.", valueName: "count"))
     var topK = 0
 
-    @Option(help: ArgumentHelp("Draw from the most likely tokens that reach this probability.", valueName: "share"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Draw from the most likely tokens that reach this probability.", valueName: "share"))
     var topP: Float = 1
 
-    @Option(help: ArgumentHelp("Leave out tokens below this share of the best one's probability.", valueName: "share"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Leave out tokens below this share of the best one's probability.", valueName: "share"))
     var minP: Float = 0
 
     static let settings: [Setting] = ["temperature", "seed", "top-k", "top-p", "min-p"].map { .option($0) }

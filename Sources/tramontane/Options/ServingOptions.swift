@@ -7,12 +7,15 @@ struct ServingOptions: ParsableArguments {
     var model: String
 
     @Option(
-        help: ArgumentHelp("Where the OpenAI API is served; port 0 picks a free one.", valueName: "host:port"),
+        help: ArgumentHelp(
+            "Where the OpenAI API is served; port 0 picks a free one. Default: 127.0.0.1:8080.", valueName: "host:port"),
         transform: Address.parse)
     var http = Address(host: "127.0.0.1", port: 8080)
 
     @Option(
-        help: ArgumentHelp("Where workers and SDK clients connect; port 0 picks a free one.", valueName: "host:port"),
+        help: ArgumentHelp(
+            "Where workers and SDK clients connect; port 0 picks a free one. Default: 127.0.0.1:7000.",
+            valueName: "host:port"),
         transform: Address.parse)
     var listen = Address(host: "127.0.0.1", port: 7000)
 
@@ -22,7 +25,7 @@ struct ServingOptions: ParsableArguments {
     var workers: Int?
 
     @Option(
-        help: ArgumentHelp("Runs of layers that the workers are split over.", valueName: "count"),
+        help: ArgumentHelp("Runs of layers that the workers are split over. Default: 1.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...4096) })
     var stages: Int?
 
@@ -55,7 +58,7 @@ struct ServingOptions: ParsableArguments {
     var insecureNetwork = false
 
     @Option(
-        help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"),
+        help: ArgumentHelp("trace, debug, info, notice, warning or error. Default: info.", valueName: "level"),
         transform: LogLevel.parse)
     var logLevel = Logger.Level.info
 

@@ -27,7 +27,10 @@ struct SettingsResolver {
     /// - Parameter arguments: without the program's name.
     /// - Throws: ``CommandError`` for a file that cannot be read, or has an unknown key.
     func resolve(_ arguments: [String]) throws -> [String] {
-        guard let name = arguments.first, let known = settings[name] else { return arguments }
+        // `up` hands its children everything they need; what else is set was meant for `up`.
+        guard let name = arguments.first, let known = settings[name], !arguments.contains("--supervised") else {
+            return arguments
+        }
         var given = Set(arguments.prefix { $0 != "--" }.compactMap(Self.optionName))
         var configPath = environment["TRAMONTANE_CONFIG"]
         var rest = Array(arguments.dropFirst())

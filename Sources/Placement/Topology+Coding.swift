@@ -91,12 +91,13 @@ private struct Numbers: Decodable {
     init(from decoder: any Decoder) throws {
         let container = try decoder.singleValueContainer()
         let found: [Int]
-        if let number = try? container.decode(Int.self) {
+        // Text first: YAML's readers take 0-3 for a number too, the octal -3.
+        if let text = try? container.decode(String.self) {
+            found = try Self.parse(text, container)
+        } else if let number = try? container.decode(Int.self) {
             found = [number]
-        } else if let numbers = try? container.decode([Int].self) {
-            found = numbers
         } else {
-            found = try Self.parse(try container.decode(String.self), container)
+            found = try container.decode([Int].self)
         }
         guard found.count <= Self.limit, found.allSatisfy({ (0..<Self.limit).contains($0) }) else {
             throw DecodingError.dataCorruptedError(

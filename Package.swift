@@ -93,7 +93,7 @@ let package = Package(
         tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("CoordinatorTests", ["Coordinator", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests("GatewayTests", ["Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, nioCore, nioPosix]),
-        tests("CommandTests", ["tramontane", "Tokenizer", "Placement", "TestSupport"]),
+        tests("CommandTests", ["tramontane", "Tokenizer", "Placement", "Wire", argumentParser, protobuf]),
         tests("ClusterTests", ["tramontane", "TramontaneClient", "ModelStore", "Tokenizer", "TestSupport"]),
     ]
 )

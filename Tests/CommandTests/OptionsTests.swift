@@ -1,7 +1,6 @@
 import ArgumentParser
 import ModelStore
 import Placement
-import TestSupport
 import Testing
 
 @testable import tramontane

@@ -1,5 +1,5 @@
 import Foundation
-import ModelStore
+import SwiftProtobuf
 import Testing
 import Tokenizer
 import Wire
@@ -47,11 +47,9 @@ struct OutputTests {
     }
 
     @Test func progress() {
-        var progress = StoreProgress(items: 2, bytes: 0)
-        #expect(ProgressBar.line("importing", progress).contains("100%"))
-        progress.bytes = 100
-        progress.bytesDone = 50
-        #expect(ProgressBar.line("importing", progress).contains("50%"))
+        #expect(ProgressBar.line("importing", item: "head", done: 0, of: 0).contains("100%"))
+        #expect(ProgressBar.line("importing", item: "head", done: 50, of: 100).contains("50%"))
+        #expect(ProgressBar.line("importing", item: "head", done: 200, of: 100).contains("100%"))
     }
 
     @Test func linesOfAPipe() throws {

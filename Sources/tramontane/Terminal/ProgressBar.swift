@@ -11,7 +11,7 @@ final class ProgressBar {
 
     func show(_ progress: StoreProgress) {
         guard StandardError.isTerminal else { return }
-        let line = Self.line(title, progress)
+        let line = Self.line(title, item: progress.item, done: progress.bytesDone, of: progress.bytes)
         // Only what changes on the screen is written.
         guard line != shown else { return }
         shown = line
@@ -25,12 +25,12 @@ final class ProgressBar {
         StandardError.write("\r\u{1B}[K")
     }
 
-    static func line(_ title: String, _ progress: StoreProgress) -> String {
-        let fraction = progress.bytes > 0 ? min(1, Double(progress.bytesDone) / Double(progress.bytes)) : 1
+    static func line(_ title: String, item: String, done: Int, of bytes: Int) -> String {
+        let fraction = bytes > 0 ? min(1, max(0, Double(done) / Double(bytes))) : 1
         let filled = Int(fraction * 24)
         let bar = String(repeating: "█", count: filled) + String(repeating: "░", count: 24 - filled)
-        return "\(title) \(bar) \(Int(fraction * 100))% \(ByteCount.text(UInt64(clamping: progress.bytesDone))) of "
-            + "\(ByteCount.text(UInt64(clamping: progress.bytes))) \(progress.item.prefix(32))"
+        return "\(title) \(bar) \(Int(fraction * 100))% \(ByteCount.text(UInt64(clamping: done))) of "
+            + "\(ByteCount.text(UInt64(clamping: bytes))) \(item.prefix(32))"
     }
 }
 

@@ -365,10 +365,10 @@ struct MockWorld {
         end(index, result.stepID, failed: failed)
     }
 
-    private mutating func stepFailed(_ failed: ProtoStepFailed) {
+    private mutating func stepFailed(_ failed: ProtoStepFailed, at name: String) {
         let index = Int(failed.lane)
         guard let step = lanes[index].inFlight[failed.stepID] else {
-            problems.append("failure of step \(failed.stepID), which is not in flight")
+            problems.append("\(name): step \(failed.stepID), not in flight, failed: \(failed.failure.code)")
             return
         }
         failures += 1
@@ -535,7 +535,7 @@ struct MockWorld {
             case .sendStepResult(let result):
                 stepResult(result)
             case .sendStepFailed(let failed):
-                stepFailed(failed)
+                stepFailed(failed, at: node.peer.name)
             case .endStep(let key):
                 if node.steps.removeValue(forKey: key) == nil { problems.append("step \(key) ends twice") }
             case .beginRequest(let key):

@@ -21,7 +21,7 @@ import Worker
             results += world.results
             mergedHomes = max(mergedHomes, world.mergedHomes)
         }
-        #expect(results > 100)
+        #expect(results > 50)
         #expect(mergedHomes >= 2)
     }
 

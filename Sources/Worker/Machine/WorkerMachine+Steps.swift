@@ -47,6 +47,7 @@ extension WorkerMachine {
         case .repeated:
             return []
         case .gap(let known, let found):
+            lanes[lane] = state
             return [refusal(message, "page_table_gap", "table sequence \(found) after \(known)")]
         case .applied(let entries, let failures):
             let sequences = Set(entries.filter { $0.count > 0 }.map(\.sequence))

@@ -25,7 +25,9 @@ struct ImportCommand: Command {
     @Option(help: ArgumentHelp("The model's name. Default: the source's.", valueName: "name"))
     var name: String?
 
-    @Option(help: ArgumentHelp("Quantise what is not quantised yet; q8_0.", valueName: "format"))
+    @Option(
+        help: ArgumentHelp("Quantise what is not quantised yet: q8_0.", valueName: "format"),
+        transform: quantization)
     var quantize: TensorFormat?
 
     func run() throws {
@@ -39,4 +41,8 @@ struct ImportCommand: Command {
     }
 }
 
-extension TensorFormat: ExpressibleByArgument {}
+/// The one format that the importer quantises to.
+private func quantization(_ text: String) throws -> TensorFormat {
+    guard text == TensorFormat.q8_0.rawValue else { throw ValidationError("\(text), allowed is q8_0") }
+    return .q8_0
+}

@@ -102,38 +102,44 @@ extension ClusterTests {
             let cluster = try Cluster.required()
             let python = try await Program.python()
             let tests = Fixtures.root.appending(path: "Tests/Python")
-            for generation in Reference.generations {
+            let questions = Reference.generations.map { generation in
+                """
+                {"prompt": \(JSONValue.string(generation.prompt).text), "temperature": \(generation.temperature), \
+                "seed": \(generation.seed), "max_tokens": \(generation.maxTokens)}
+
+                """
+            }
+            let lines = try await Program.run(
+                [tests.appending(path: "openai_client.py").path, "http://127.0.0.1:\(cluster.httpPort)/v1"],
+                input: questions.joined(), executable: python
+            ).split(separator: "\n")
+            try #require(lines.count == questions.count)
+
+            let client = try await TramontaneClient.connect(host: "127.0.0.1", port: cluster.listenPort)
+            for (generation, line) in zip(Reference.generations, lines) {
                 let reference = try await Reference.generate(generation).text
-                let output = try await Program.run(
-                    [
-                        tests.appending(path: "openai_client.py").path, "http://127.0.0.1:\(cluster.httpPort)/v1",
-                        generation.prompt, String(generation.temperature), String(generation.seed),
-                        String(generation.maxTokens),
-                    ], executable: python)
-                let answers = try JSONValue(parsing: output)
+                let answers = try JSONValue(parsing: String(line))
                 for kind in ["completion", "completion_streamed"] {
                     #expect(answers[kind]?.string == reference, "\(kind)")
                 }
                 // A chat has no counterpart in `generate`; the SDK asks for the same one.
-                let client = try await TramontaneClient.connect(host: "127.0.0.1", port: cluster.listenPort)
-                let chat = try await client.chat(
-                    [.user(generation.prompt)], options: GenerationOptions(generation)
-                ).collect()
-                await client.close()
-                for kind in ["chat", "chat_streamed"] {
-                    #expect(answers[kind]?.string == chat.text, "\(kind)")
-                }
+                let chat = client.chat([.user(generation.prompt)], options: GenerationOptions(generation))
+                let text = try await chat.collect().text
+                for kind in ["chat", "chat_streamed"] { #expect(answers[kind]?.string == text, "\(kind)") }
                 #expect(answers["usage_agrees"] == .bool(true))
-
-                let wire = try await Program.run(
-                    [
-                        tests.appending(path: "wire_client.py").path, "--host", "127.0.0.1", "--port",
-                        String(cluster.listenPort), "--prompt", generation.prompt, "--temperature",
-                        String(generation.temperature), "--seed", String(generation.seed), "--max-tokens",
-                        String(generation.maxTokens),
-                    ], executable: python)
-                #expect(try JSONValue(parsing: wire)["text"]?.string == reference, "the client in Python")
             }
+            await client.close()
+
+            let generation = Reference.generations[1]
+            let wire = try await Program.run(
+                [
+                    tests.appending(path: "wire_client.py").path, "--host", "127.0.0.1", "--port",
+                    String(cluster.listenPort), "--prompt", generation.prompt, "--temperature",
+                    String(generation.temperature), "--seed", String(generation.seed), "--max-tokens",
+                    String(generation.maxTokens),
+                ], executable: python)
+            let reference = try await Reference.generate(generation).text
+            #expect(try JSONValue(parsing: wire)["text"]?.string == reference, "the client in Python")
         }
 
         /// Bad input over real sockets leaves the processes alone.

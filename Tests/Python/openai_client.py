@@ -1,6 +1,6 @@
-"""Asks a cluster with OpenAI's own client, whole and streamed, and prints the texts as one JSON object.
+"""Asks a cluster with OpenAI's own client, whole and streamed: openai_client.py BASE_URL
 
-openai_client.py BASE_URL PROMPT TEMPERATURE SEED MAX_TOKENS
+Reads lines of JSON {"prompt", "temperature", "seed", "max_tokens"} and prints a line of JSON with the texts for each.
 """
 
 import json
@@ -10,11 +10,15 @@ from openai import OpenAI
 
 
 def main():
-    base_url, prompt = sys.argv[1:3]
-    temperature, seed, max_tokens = float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-    client = OpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=60)
+    client = OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=60)
     model = client.models.list().data[0].id
-    common = {"model": model, "temperature": temperature, "seed": seed, "max_tokens": max_tokens}
+    for line in sys.stdin:
+        print(json.dumps(ask(client, model, json.loads(line))))
+
+
+def ask(client, model, common):
+    prompt = common.pop("prompt")
+    common["model"] = model
     streamed = {"stream": True, "stream_options": {"include_usage": True}}
     messages = [{"role": "user", "content": prompt}]
 
@@ -37,18 +41,14 @@ def main():
     chat_streamed = text_of(
         client.chat.completions.create(messages=messages, **common, **streamed), lambda choice: choice.delta.content
     )
-    print(
-        json.dumps(
-            {
-                "completion": completion.choices[0].text,
-                "completion_streamed": completion_streamed,
-                "chat": chat.choices[0].message.content,
-                "chat_streamed": chat_streamed,
-                "usage_agrees": [usage.total_tokens for usage in usages]
-                == [completion.usage.total_tokens, chat.usage.total_tokens],
-            }
-        )
-    )
+    return {
+        "completion": completion.choices[0].text,
+        "completion_streamed": completion_streamed,
+        "chat": chat.choices[0].message.content,
+        "chat_streamed": chat_streamed,
+        "usage_agrees": [usage.total_tokens for usage in usages]
+        == [completion.usage.total_tokens, chat.usage.total_tokens],
+    }
 
 
 main()

@@ -56,6 +56,9 @@ final class Cluster: Sendable {
         process.standardInput = FileHandle.nullDevice
         let output = Pipe()
         process.standardOutput = output
+        let errors = state.appending(path: "up.log")
+        try Data().write(to: errors)
+        process.standardError = try FileHandle(forWritingTo: errors)
         let (exit, ended) = AsyncStream<Int32>.makeStream()
         process.terminationHandler = { process in
             ended.yield(process.terminationStatus)

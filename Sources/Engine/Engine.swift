@@ -51,13 +51,13 @@ package final class Engine {
     /// - Parameters:
     ///   - pages: KV pages of 32 tokens. The system gives their memory as they are first written.
     ///   - threads: threads that compute, the calling one included; `availableThreads()` says how many make sense.
-    ///   - verifyBlobs: hash every blob first.
+    ///   - verifyBlobs: hash every blob first; one that is not what the manifest names is an error.
     ///   - logger: told once in a process what the machine lacks.
     /// - Throws: `ModelError` for a manifest or blob that is broken, `EngineError` `layer_range`, `expert_range`,
     ///   `model_shape`, `page_range` or `memory`.
     package init(
         manifest: Manifest, store: Store, shard: ShardSpec, pages: Int, threads: Int,
-        compute: ComputeBackend = .native, verifyBlobs: Bool = false, logger: Logger? = nil
+        compute: ComputeBackend = .native, verifyBlobs: Bool = true, logger: Logger? = nil
     ) throws {
         try manifest.validate(file: manifest.name)
         let shape = manifest.shape

@@ -20,7 +20,7 @@ package struct WorkerConfiguration: Sendable {
     package var memoryBytes: UInt64
     package var compute = ComputeBackend.native
     /// Hash every blob before it is used.
-    package var verifyBlobs = false
+    package var verifyBlobs = true
     /// Listen on other than loopback addresses, without encryption.
     package var insecureNetwork = false
     /// (row, expert) pairs that one home may have under way here. Rows and results of so many pairs are all that a home can

@@ -13,7 +13,7 @@ struct WorkerCommand: Command {
     static let settings: [Setting] =
         [
             .option("coordinator"), .option("model"), .option("name"), .option("listen"), .option("advertise"),
-            .option("threads"), .option("memory"), .option("compute"), .flag("verify-blobs"), .flag("insecure-network"),
+            .option("threads"), .option("memory"), .option("compute"), .flag("trust-blobs"), .flag("insecure-network"),
             .option("log-level"),
         ] + ModelOptions.settings
 
@@ -50,8 +50,8 @@ struct WorkerCommand: Command {
     @Option(help: ArgumentHelp("native or openblas.", valueName: "backend"))
     var compute = ComputeBackend.native
 
-    @Flag(help: "Hash every blob before it is used.")
-    var verifyBlobs = false
+    @Flag(help: "Use blobs without hashing them first.")
+    var trustBlobs = false
 
     @Flag(help: "Allow a --listen that is not loopback. There is no encryption.")
     var insecureNetwork = false
@@ -77,7 +77,7 @@ struct WorkerCommand: Command {
         configuration.listenPort = listen.port
         configuration.advertisedHost = advertise
         configuration.compute = compute
-        configuration.verifyBlobs = verifyBlobs
+        configuration.verifyBlobs = !trustBlobs
         configuration.insecureNetwork = insecureNetwork
         try Daemon.run(
             [WorkerDaemon(configuration: configuration, logger: logger)], supervised: supervised, logger: logger)

@@ -30,7 +30,7 @@ struct ResolvedModel {
     let store: Store
 
     func tokenizer() throws -> Tokenizer {
-        let blob = try store.map(manifest.tokenizer, verify: false)
+        let blob = try store.map(manifest.tokenizer, verify: true)
         return try Tokenizer(model: Array(blob.bytes))
     }
 }

@@ -181,6 +181,13 @@ final class DataPlane {
         ready.epoch = epoch.machine.view.epoch
         ready.weightBytes = UInt64(clamping: epoch.engine.weightBytes)
         ready.pages = UInt32(clamping: epoch.engine.pages)
+        let view = epoch.machine.view
+        logger.info(
+            "shard ready",
+            metadata: [
+                "epoch": "\(view.epoch)", "layers": "\(view.layers)", "experts": "\(view.experts.sorted())",
+                "weightBytes": "\(ready.weightBytes)", "pages": "\(ready.pages)", "kernels": "\(instructionSetName())",
+            ])
         report(.shardReady(ready))
     }
 

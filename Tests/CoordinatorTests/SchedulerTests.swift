@@ -138,6 +138,32 @@ import Wire
         #expect(scheduler.waitingCount == 0)
     }
 
+    @Test func aReplayWaitsNoLongerThanARequest() throws {
+        var scheduler = makeScheduler()
+        try admit(&scheduler, 1, prompt: 4)
+        _ = scheduler.plan(now: 1_000)
+        scheduler.suspend()
+        #expect(scheduler.expire(now: 121_000).isEmpty)
+        let outputs = scheduler.expire(now: 121_001)
+        guard case .failed(1, "queue_timeout", _)? = outputs.first else {
+            Issue.record("\(outputs)")
+            return
+        }
+        #expect(scheduler.waitingCount == 0)
+    }
+
+    @Test func largeScoresDoNotShareAStep() throws {
+        var scheduler = makeScheduler()
+        for (id, top) in [(1, 32_768), (2, 32_768), (3, 8)] {
+            try scheduler.admit(
+                Scheduler.Work(
+                    id: UInt64(id), prompt: [Int32](repeating: 5, count: 12), sampling: ProtoSamplingParameters(),
+                    scoreTop: UInt32(top)), now: 0)
+        }
+        let step = try #require(scheduler.plan(now: 0).first?.step)
+        #expect(step.rows.map(\.sequence) == [1, 3])
+    }
+
     @Test func youngestGivesItsPagesToTheOldest() throws {
         var scheduler = makeScheduler(pages: 6) { $0.prefillChunkRows = 200 }
         try admit(&scheduler, 1, prompt: 31)

@@ -45,6 +45,7 @@ extension Scheduler {
             return
         }
         sequences[id]?.leaveLane()
+        sequences[id]?.waitingSince = now
         replays.insert(id, at: replays.firstIndex { $0 > id } ?? replays.endIndex)
         waitingCount += 1
     }

@@ -4,6 +4,7 @@ import Wire
 extension Scheduler {
     /// Starts what waits and fits, and builds every step that can be sent now.
     package mutating func plan(now: UInt64) -> [PlannedStep] {
+        self.now = now
         evict()
         start()
         var steps: [PlannedStep] = []
@@ -128,6 +129,7 @@ extension Scheduler {
         let stepID = lanes[index].stepsSent + 1
         var prefillRows = limits.prefillChunkRows
         var prefill = false
+        var scorePairs = 0
         var rows: [ProtoSequenceRows] = []
         for id in chosen {
             // An older sequence of this very step may have taken its pages.
@@ -135,8 +137,12 @@ extension Scheduler {
             let decode = sequence.remaining == 1 && sequence.computed > 0
             let wanted = decode ? 1 : min(sequence.remaining, prefillRows)
             guard wanted > 0 else { continue }
+            // At most 2^13 rows of 2^32 tokens each.
+            let pairs = wanted * Int(sequence.scoreTop ?? 0)
+            guard scorePairs == 0 || scorePairs + pairs <= Self.scorePairsInStep else { continue }
             let granted = takePages(for: id, rows: wanted, in: index)
             guard granted > 0 else { continue }
+            scorePairs += pairs
             if !decode {
                 prefill = true
                 prefillRows -= granted

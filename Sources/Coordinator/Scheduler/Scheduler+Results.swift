@@ -29,7 +29,9 @@ extension Scheduler {
             let complete = sequence.remaining == rows
             sequences[id]?.computed += rows
             if sequence.scoreTop != nil {
-                guard let scored = scores[id], scored.position == UInt32(clamping: sequence.computed) else {
+                guard let scored = scores[id], scored.position == UInt32(clamping: sequence.computed),
+                    scored.top.count == rows
+                else {
                     outputs.append(failProtocol(id, in: lane, "the result has no scores for it"))
                     continue
                 }

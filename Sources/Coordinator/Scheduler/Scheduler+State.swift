@@ -6,7 +6,8 @@ extension Scheduler {
         let id: UInt64
         let sampling: ProtoSamplingParameters
         let scoreTop: UInt32?
-        let enqueued: UInt64
+        /// When it was admitted or sent back.
+        var waitingSince: UInt64
         /// Prompt and answer so far.
         var tokens: [Int32]
         var lane: Int?
@@ -26,12 +27,12 @@ extension Scheduler {
         /// Gives its pages back as soon as its step has come back.
         var evicted = false
 
-        init(work: Work, enqueued: UInt64) {
+        init(work: Work, waitingSince: UInt64) {
             id = work.id
             sampling = work.sampling
             scoreTop = work.scoreTop
             tokens = work.prompt
-            self.enqueued = enqueued
+            self.waitingSince = waitingSince
         }
 
         var remaining: Int { tokens.count - computed }

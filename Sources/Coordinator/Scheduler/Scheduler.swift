@@ -57,6 +57,9 @@ package struct Scheduler: Sendable {
 
     /// Tokens of a KV page.
     package static let pageTokens = 32
+    /// Most scored (token, logit) pairs in a step: more than one request may ask for, and half of what a worker takes, so
+    /// that no request fails because of its neighbours.
+    package static let scorePairsInStep = 1 << 19
 
     package let limits: Limits
     package internal(set) var epoch: UInt64 = 0
@@ -68,6 +71,8 @@ package struct Scheduler: Sendable {
     var waiting: Deque<UInt64> = []
     package internal(set) var waitingCount = 0
     package internal(set) var preemptions: UInt64 = 0
+    /// The time that it was told last.
+    var now: UInt64 = 0
 
     package init(limits: Limits) {
         self.limits = limits
@@ -81,7 +86,7 @@ package struct Scheduler: Sendable {
     /// - Throws: `queue_full`.
     package mutating func admit(_ work: Work, now: UInt64) throws(RequestError) {
         guard waitingCount < limits.queueLimit else { throw .queueFull(limit: limits.queueLimit) }
-        sequences[work.id] = Sequence(work: work, enqueued: now)
+        sequences[work.id] = Sequence(work: work, waitingSince: now)
         waiting.append(work.id)
         waitingCount += 1
     }
@@ -111,18 +116,28 @@ package struct Scheduler: Sendable {
 
     /// Fails what has waited for too long.
     package mutating func expire(now: UInt64) -> [Output] {
+        self.now = now
         var outputs: [Output] = []
+        for id in replays where isExpired(id) {
+            finish(id)
+            outputs.append(.failed(id: id, RequestError.queueTimeout))
+        }
         while let id = waiting.first {
-            guard let sequence = sequences[id] else {
+            guard sequences[id] != nil else {
                 waiting.removeFirst()
                 continue
             }
-            guard now >= sequence.enqueued, now - sequence.enqueued > limits.queueTimeoutMilliseconds else { break }
+            guard isExpired(id) else { break }
             waiting.removeFirst()
             finish(id)
             outputs.append(.failed(id: id, RequestError.queueTimeout))
         }
         return outputs
+    }
+
+    private func isExpired(_ id: UInt64) -> Bool {
+        guard let since = sequences[id]?.waitingSince else { return false }
+        return now >= since && now - since > limits.queueTimeoutMilliseconds
     }
 
     /// Fails everything that waits, because no lane will come.

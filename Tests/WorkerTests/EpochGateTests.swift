@@ -19,6 +19,14 @@ import Worker
         #expect(gate.admit("g", epoch: 1, bytes: 1) == .pass)
     }
 
+    @Test func whatAGoneSenderLeftIsForgotten() {
+        var gate = EpochGate<String>()
+        #expect(gate.admit("gone", epoch: 2, bytes: EpochGate<String>.byteLimit) == .held)
+        gate.drop { $0 == "gone" }
+        #expect(gate.admit("here", epoch: 2, bytes: EpochGate<String>.byteLimit) == .held)
+        #expect(gate.activate(2) == ["here"])
+    }
+
     @Test func whatWaitsIsBounded() {
         var frames = EpochGate<Int>()
         for frame in 0..<EpochGate<Int>.frameLimit { #expect(frames.admit(frame, epoch: 1, bytes: 0) == .held) }

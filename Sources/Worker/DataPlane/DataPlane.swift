@@ -16,7 +16,7 @@ enum WorkerReport: Sendable {
 /// one item of work between two looks at the sockets. Everything here happens on one event loop.
 final class DataPlane {
     /// Where a frame came from.
-    enum Source {
+    enum Source: Equatable {
         case coordinator
         case home(HomeID)
     }
@@ -85,7 +85,7 @@ final class DataPlane {
         self.logger = logger
         self.turn = turn
         self.report = report
-        turn.onTurn = { [unowned self] in runItem() }
+        turn.onTurn = { [weak self] in self?.runItem() }
     }
 
     // MARK: Epochs
@@ -199,6 +199,7 @@ final class DataPlane {
             accounting.opened(connection, peer: "coordinator")
             coordinator?.close(Failure(code: "connection_superseded", message: "a newer connection of the coordinator"))
             coordinator = connection
+            gate.drop { $0.source == .coordinator }
             return InboundDelegate(plane: self, source: .coordinator)
         }
         nextHome += 1
@@ -273,9 +274,12 @@ final class DataPlane {
         accounting.closed(connection)
         switch source {
         case .coordinator:
-            if coordinator === connection { coordinator = nil }
+            guard coordinator === connection else { return }
+            coordinator = nil
+            gate.drop { $0.source == source }
         case .home(let home):
             homes[home] = nil
+            gate.drop { $0.source == source }
             if let epoch { perform(epoch.machine.homeLost(home)) }
         }
     }

@@ -41,6 +41,13 @@ package struct EpochGate<Waiting> {
         return due
     }
 
+    /// Forgets what came from a sender that is gone: nobody waits for it, and under a later coordinator its epoch may be
+    /// another placement's.
+    package mutating func drop(where isGone: (Waiting) -> Bool) {
+        waiting.removeAll { isGone($0.frame) }
+        waitingBytes = waiting.reduce(0) { $0 + $1.bytes }
+    }
+
     /// The placement holds no longer, and the next one does not hold yet.
     package mutating func fence() {
         isActive = false

@@ -142,7 +142,9 @@ package struct LaneTables {
         func failure(_ code: String, _ message: String) -> ProtoFailure { .init(Failure(code: code, message: message)) }
 
         guard tables[rows.sequence] != nil || tables.count < bounds.sequencesInLane else {
-            return failure("too_many_sequences", "the lane has \(tables.count) sequences, the most are \(tables.count)")
+            return failure(
+                "too_many_sequences",
+                "the lane has \(tables.count) sequences, the most are \(bounds.sequencesInLane)")
         }
         var table = tables[rows.sequence] ?? Table()
         defer { tables[rows.sequence] = table }

@@ -52,7 +52,8 @@ final class ClientSession: ConnectionDelegate {
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
-        leave()
+        // Sending may end a connection; what follows from that must not happen in the middle of a request's next token.
+        connection.eventLoop.assumeIsolated().execute { self.leave() }
     }
 
     /// The connection is gone: nobody wants its streams any more.

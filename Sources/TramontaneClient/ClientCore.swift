@@ -10,6 +10,8 @@ final class ClientCore: Sendable {
 
     private let machine = Mutex(Machine())
     private let connection = Mutex<Connection?>(nil)
+    /// Held from the machine's move to the frame's sending, so that no call's cancellation goes out before its request.
+    private let order = Mutex<Void>(())
 
     func attach(_ connection: Connection) {
         self.connection.withLock { $0 = connection }
@@ -37,7 +39,9 @@ final class ClientCore: Sendable {
         let frame = request(id)
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
-                perform(machine.withLock { $0.call(id, frame, answer: answer, caller: continuation) })
+                order.withLock { _ in
+                    perform(machine.withLock { $0.call(id, frame, answer: answer, caller: continuation) })
+                }
             }
         } onCancel: {
             cancel(id)
@@ -45,7 +49,7 @@ final class ClientCore: Sendable {
     }
 
     func cancel(_ id: UInt64) {
-        perform(machine.withLock { $0.cancel(id) })
+        order.withLock { _ in perform(machine.withLock { $0.cancel(id) }) }
     }
 
     func received(_ frame: Frame) {

@@ -35,8 +35,8 @@ package struct Frame: Sendable, Equatable {
     package static func error(_ failure: Failure) -> Frame {
         var message = ProtoFailure(failure)
         // An error must fit its own limit, whatever text a cause brought along.
-        message.code = String(message.code.prefix(64))
-        message.message = String(message.message.prefix(4096))
+        message.code = String(message.code.unicodeScalars.prefix(64))
+        message.message = String(message.message.unicodeScalars.prefix(4096))
         return Frame(.error, message)
     }
 

@@ -79,8 +79,8 @@ extension RequestError {
             .failed, code: "slow_reader", message: "the reader is more than \(limit) tokens behind and was cut off")
     }
 
-    /// A name from outside, shortened, for a message.
+    /// A name from outside, shortened, for a message. By scalars, since one character may have any number of them.
     static func quoted(_ name: String) -> String {
-        name.count > 64 ? "\"\(name.prefix(64))…\"" : "\"\(name)\""
+        name.unicodeScalars.count > 64 ? "\"\(String(name.unicodeScalars.prefix(64)))…\"" : "\"\(name)\""
     }
 }

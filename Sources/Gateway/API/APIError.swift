@@ -101,7 +101,7 @@ extension APIError {
     }
 }
 
-/// A name from outside, shortened, for a message.
+/// A name from outside, shortened, for a message. By scalars, since one character may have any number of them.
 func quoted(_ name: String) -> String {
-    name.count > 64 ? "\"\(name.prefix(64))…\"" : "\"\(name)\""
+    name.unicodeScalars.count > 64 ? "\"\(String(name.unicodeScalars.prefix(64)))…\"" : "\"\(name)\""
 }

@@ -1,8 +1,8 @@
 // Matrix products, written once over the vector types of an instruction set.
 //
 // A core computes one panel times `R` prepared activation rows over the blocks first ..< last, into result[R][16].
-// Its unpacked weight vectors serve all R rows. R is a constant in each instance, so that sums live in registers; TK_TILE
-// is the largest R for which there are enough of them.
+// Its unpacked weight vectors serve all R rows. R is a constant in each instance, so that sums live in registers;
+// TK_TILE is the largest R for which there are enough of them.
 
 #define TK_H (16 / TK_LANES)
 #define TK_UNROLL _Pragma("GCC unroll 8")
@@ -231,8 +231,8 @@ TK_CORE(core_q4_K) {
 }
 TK_CORE_INSTANCES(core_q4_K)
 
-// One chunk of 64 values of q5_K: like q4_K's, with bits 2c and 2c+1 of qh on top of the nibbles. `fifth` moves a bit of
-// qh to bit 4; shifts are constants.
+// One chunk of 64 values of q5_K: like q4_K's, with bits 2c and 2c+1 of qh on top of the nibbles. `fifth` moves a bit
+// of qh to bit 4; shifts are constants.
 #define TK_Q5_CHUNK(c, fifth_low, fifth_high)                                                                          \
     do {                                                                                                               \
         const vs low_scale = vs_load_u8(sc + c * 32 + h * TK_LANES);                                                   \
@@ -385,9 +385,11 @@ TK_INLINE size_t next_tile(size_t remaining) {
     return tile;
 }
 
-// Panels that are multiplied with one tile of rows before the next tile: they stay in the second-level cache, and so the
-// rows are read less often.
-TK_INLINE size_t panel_group(size_t panel_bytes) { return panel_bytes < (128 << 10) ? (256 << 10) / (panel_bytes + 1) : 1; }
+// Panels that are multiplied with one tile of rows before the next tile: they stay in the second-level cache, and so
+// the rows are read less often.
+TK_INLINE size_t panel_group(size_t panel_bytes) {
+    return panel_bytes < (128 << 10) ? (256 << 10) / (panel_bytes + 1) : 1;
+}
 
 // One panel times R rows, in `parts` parts of the inner dimension.
 static void panel_product(

@@ -1,6 +1,7 @@
 // The vector types of vector_portable.h for AVX2 with FMA and F16C: 8 rows in a vector.
 //
-// vpmaddubsw multiplies unsigned with signed bytes and adds pairs into int16 with saturation, so what goes in is bounded:
+// vpmaddubsw multiplies unsigned with signed bytes and adds pairs into int16 with saturation, so what goes in is
+// bounded:
 //   4 bits: a pair is at most 2 * 15 * 127 = 3,810, eight of them 30,480;
 //   5 bits: 2 * 31 * 127 = 7,874, four of them 31,496;  6 bits: 2 * 63 * 127 = 16,002, two of them 32,004;
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.

@@ -61,8 +61,8 @@ TK_INLINE float v16_maximum(v16 a) {
 }
 
 // exp: x = n ln 2 + r, |r| <= ln 2 / 2; exp r by a polynomial; times 2^n as two factors, since 2^n alone may be
-// denormal or infinite where the result is not. Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
-// NaN passes through min and max as their second operand.
+// denormal or infinite where the result is not. Adding 1.5 * 2^23 rounds to an integer, which then stands in the low
+// bits. NaN passes through min and max as their second operand.
 TK_INLINE vf vf_exp(vf x) {
     x = vf_max(vf_set1(-104.0f), x);
     x = vf_min(vf_set1(89.0f), x);

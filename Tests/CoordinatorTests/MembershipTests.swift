@@ -93,6 +93,16 @@ import Wire
         #expect(membership.tick(now: 9000).isEmpty)
     }
 
+    @Test func timeInWhichTheCoordinatorStoodStillIsNotSilence() throws {
+        var membership = makeMembership()
+        try bring(&membership, ["a"])
+        membership.heartbeat(ProtoHeartbeat(), session: 1, now: 1000)
+        membership.stoodStill(milliseconds: 20_000)
+        #expect(membership.tick(now: 21_000).isEmpty)
+        #expect(membership.tick(now: 24_000).isEmpty)
+        #expect(!membership.tick(now: 24_001).isEmpty)
+    }
+
     @Test func aReturnedWorkerBringsANewEpoch() throws {
         var membership = makeMembership()
         try bring(&membership, ["a", "b", "c", "d"])

@@ -193,6 +193,12 @@ package struct Membership: Sendable {
         return placeIfComplete()
     }
 
+    /// This process heard nobody for so long because it stood still itself (stopped, or starved of processors): that is
+    /// not held against the workers, whose heartbeats wait in the sockets.
+    package mutating func stoodStill(milliseconds: UInt64) {
+        for name in members.keys { members[name]?.lastHeard += milliseconds }
+    }
+
     package mutating func tick(now: UInt64) -> [Change] {
         var changes: [Change] = []
         for member in alive.sorted(by: { $0.registration.name < $1.registration.name }) {

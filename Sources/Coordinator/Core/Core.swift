@@ -21,6 +21,8 @@ final class Core {
 
     /// How often deadlines are looked at: well below the shortest, so that a lost worker is noticed in time.
     static let tickInterval = TimeAmount.milliseconds(100)
+    /// Between two ticks: more means that this process stood still.
+    private static let longestTick: UInt64 = 1_000
 
     let loop: any EventLoop
     let configuration: CoordinatorConfiguration
@@ -44,6 +46,7 @@ final class Core {
     private var lastSession: UInt64 = 0
     private var isPumpScheduled = false
     private var ticks: RepeatedTask?
+    private var lastTick: UInt64?
     private(set) var isStopped = false
 
     struct Counts {
@@ -116,6 +119,10 @@ final class Core {
 
     private func tick() {
         let now = now
+        if let lastTick, now > lastTick, now - lastTick > Self.longestTick {
+            membership.stoodStill(milliseconds: now - lastTick)
+        }
+        lastTick = now
         perform(membership.tick(now: now))
         handle(scheduler.expire(now: now))
         let timeout = UInt64(configuration.stepTimeoutMilliseconds)

@@ -60,6 +60,13 @@ package final class Engine {
         compute: ComputeBackend = .native, verifyBlobs: Bool = true, logger: Logger? = nil
     ) throws {
         try manifest.validate(file: manifest.name)
+        guard manifest.numericsVersion == engineNumericsVersion else {
+            throw EngineError(
+                code: "numerics_mismatch",
+                message:
+                    "the manifest has numerics version \(manifest.numericsVersion), the kernels \(engineNumericsVersion)"
+            )
+        }
         let shape = manifest.shape
         try shard.validate(for: shape)
         MemorySurvey.tellOnce(logger)

@@ -116,6 +116,15 @@ extension Topology {
                     message: "stage \(index): a worker's name has \(member.name.utf8.count) bytes, "
                         + "1 to \(Self.nameLimit) are allowed")
             }
+            // Names stand in tables, in logs' names and beside the coordinator's.
+            guard member.name != "coordinator",
+                member.name.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0.value != 0x7F && $0 != "/" })
+            else {
+                throw TopologyError(
+                    code: "worker_name",
+                    message: "stage \(index): a worker's name has no spaces, control characters or '/', and is not "
+                        + "\"coordinator\"")
+            }
             if let other = seen.updateValue(index, forKey: member.name) {
                 let place = other == index ? "twice in stage \(index)" : "in stage \(other) and in stage \(index)"
                 throw TopologyError(

@@ -87,6 +87,8 @@ func makeShape(layers: Int, experts: Int) -> ModelShape {
         ("layers_empty", "no layers", [Stage(layers: 0..<0, members: [member("a", [0, 1])])]),
         ("workers_empty", "no workers", [Stage(layers: 0..<4, members: [])]),
         ("worker_name", "1 to 64", [Stage(layers: 0..<4, members: [member("", [0, 1])])]),
+        ("worker_name", "'/'", [Stage(layers: 0..<4, members: [member("../a", [0, 1])])]),
+        ("worker_name", "\"coordinator\"", [Stage(layers: 0..<4, members: [member("coordinator", [0, 1])])]),
         (
             "worker_duplicate", "twice in stage 0",
             [Stage(layers: 0..<4, members: [member("a", [0]), member("a", [1])])]

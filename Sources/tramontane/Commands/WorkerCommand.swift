@@ -66,6 +66,12 @@ struct WorkerCommand: Command {
     @Flag(help: .hidden)
     var supervised = false
 
+    func validate() throws {
+        guard advertise == nil, ["0.0.0.0", "::"].contains(listen.host) else { return }
+        throw ValidationError(
+            "--listen \(listen) is every address of this machine; --advertise HOST says at which others reach it")
+    }
+
     func run() throws {
         let logger = try Daemon.prepare(name, level: logLevel, supervised: supervised)
         let model = try models.resolve(model)

@@ -12,14 +12,22 @@ import Wire
 ///
 /// Two event loops: one owns the engine and all data connections and computes on its own thread; the other speaks to the
 /// coordinator and stays responsive meanwhile. When the coordinator goes away the worker keeps its weights and dials again;
-/// it ends only by graceful shutdown or cancellation.
+/// it ends by graceful shutdown or cancellation, or because its files or its memory do not let it hold its shard.
 package final class WorkerDaemon: Service {
     package let configuration: WorkerConfiguration
     /// Drawn when the process started.
     package let incarnation: UInt64
     package let accounting = WorkerAccounting()
     private let logger: Logger
-    private let control = Mutex<Connection?>(nil)
+    private let control = Mutex(Control())
+
+    private struct Control {
+        var connection: Connection?
+        /// The shard was ready once on this connection.
+        var wasReady = false
+        /// Why this worker cannot go on.
+        var unable: Failure?
+    }
 
     package init(configuration: WorkerConfiguration, logger: Logger) {
         self.configuration = configuration
@@ -31,7 +39,8 @@ package final class WorkerDaemon: Service {
 
     /// Runs until graceful shutdown.
     ///
-    /// - Throws: `Failure` where the data listener cannot be bound. Nothing that a peer does ends it.
+    /// - Throws: `Failure` where the data listener cannot be bound, or the shard cannot be loaded: a blob that is missing, cut
+    ///   or altered is named. Nothing that a peer does ends it.
     package func run() async throws {
         let dataGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let controlGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
@@ -67,7 +76,7 @@ package final class WorkerDaemon: Service {
         let register = registration(port: listener.port, host: listener.address.ipAddress ?? configuration.listenHost)
         logger.info("worker listens", metadata: ["address": "\(register.dataAddress)"])
 
-        await cancelWhenGracefulShutdown { [self] in
+        let unable: Failure? = await cancelWhenGracefulShutdown { [self] in
             var backOff = BackOff(firstMilliseconds: 100, lastMilliseconds: 3_000)
             var generator = SystemRandomNumberGenerator()
             while !Task.isCancelled {
@@ -75,15 +84,19 @@ package final class WorkerDaemon: Service {
                     dataLoop.execute { plane.value.assign(assign, loader: loader) }
                 }
                 guard !Task.isCancelled else { break }
-                if end.wasAssigned { backOff.reset() }
+                let state = control.withLock { $0 }
+                if let unable = state.unable { return unable }
+                if state.wasReady { backOff.reset() }
                 logger.warning(
                     "no connection to the coordinator", metadata: ["reason": "\(end.reason?.description ?? "closed")"])
                 // Ends early when the task is cancelled, which the loop then sees.
                 try? await Task.sleep(for: .milliseconds(backOff.next(using: &generator)))
             }
+            return nil
         }
         await listener.close()
         try await dataLoop.submit { plane.value.close() }.get()
+        if let unable { throw unable }
     }
 
     /// One connection to the coordinator, from dialling to its end.
@@ -98,32 +111,50 @@ package final class WorkerDaemon: Service {
             identity: identity,
             makeDelegate: { [self] connection in
                 let session = ControlSession(accounting: accounting, ended: ended, onAssign: onAssign)
-                control.withLock { $0 = connection }
+                control.withLock {
+                    $0.connection = connection
+                    $0.wasReady = false
+                }
                 session.begin(
                     on: connection, register: register, heartbeatMilliseconds: configuration.heartbeatMilliseconds)
                 return session
             }
         ).whenFailure { error in
             let failure = error as? Failure ?? Failure(code: "connect_failed", message: "\(error)")
-            ended.succeed(ControlSession.End(reason: failure, wasAssigned: false))
+            ended.succeed(ControlSession.End(reason: failure))
         }
         return await withTaskCancellationHandler {
             // The promise is only ever fulfilled.
             let end = try? await ended.futureResult.get()
-            control.withLock { $0 = nil }
-            return end ?? ControlSession.End(reason: nil, wasAssigned: false)
+            control.withLock { $0.connection = nil }
+            return end ?? ControlSession.End(reason: nil)
         } onCancel: {
-            control.withLock { $0 }?.close()
+            control.withLock { $0.connection }?.close()
             // While it still dials there is nothing to close; the answer is no longer waited for.
-            ended.succeed(ControlSession.End(reason: nil, wasAssigned: false))
+            ended.succeed(ControlSession.End(reason: nil))
         }
     }
 
     private func send(_ report: WorkerReport) {
-        let connection = control.withLock { $0 }
+        let connection = control.withLock { control in
+            switch report {
+            case .shardReady: control.wasReady = true
+            case .shardRefused(_, let failure, .worker): control.unable = failure
+            case .shardRefused, .peerLost: break
+            }
+            return control.connection
+        }
         switch report {
-        case .shardReady(let ready): connection?.send(Frame(.shardReady, ready, epoch: ready.epoch))
-        case .peerLost(let lost): connection?.send(Frame(.peerLost, lost))
+        case .shardReady(let ready):
+            connection?.send(Frame(.shardReady, ready, epoch: ready.epoch))
+        case .shardRefused(let epoch, let failure, let blame):
+            var refusal = ProtoShardReady()
+            refusal.epoch = epoch
+            refusal.failure = ProtoFailure(failure)
+            connection?.send(Frame(.shardReady, refusal, epoch: epoch))
+            if case .worker = blame { connection?.close() }
+        case .peerLost(let lost):
+            connection?.send(Frame(.peerLost, lost))
         }
     }
 

@@ -66,5 +66,31 @@ extension ClusterTests {
                 #expect(next["choices"] != nil || next["error"]?["code"]?.string != nil)
             }
         }
+
+        /// One bit of one expert differs on disk: the worker that needs it names the blob, and nothing is served.
+        @Test func alteredBlob() async throws {
+            let demo = try DemoStore.required()
+            let directory = try temporaryDirectory()
+            defer { try? FileManager.default.removeItem(at: directory) }
+            let store = directory.appending(path: "store")
+            try FileManager.default.copyItem(at: demo.directory.appending(path: "store"), to: store)
+            let blob = try demo.manifest().layers[1].experts[3].sha256
+            let file = store.appending(path: "blobs").appending(path: blob)
+            var bytes = try Data(contentsOf: file)
+            bytes[bytes.count / 2] ^= 1
+            try bytes.write(to: file)
+            let name = URL(filePath: demo.model).lastPathComponent
+            let manifest = store.appending(path: "manifests").appending(path: name)
+            let altered = DemoStore(model: manifest.path, directory: directory)
+            let state = directory.appending(path: "state")
+            try FileManager.default.createDirectory(at: state, withIntermediateDirectories: true)
+            let error = try await #require(throws: Cluster.Unserved.self) {
+                try await DemoStore.$current.withValue(altered) {
+                    _ = try await Cluster.start(.even(stages: 1, workers: 2), state: state)
+                }
+            }
+            #expect(error.description.contains("failed to start: it ended with status 1"))
+            #expect(error.description.contains("blob_altered") && error.description.contains(blob))
+        }
     }
 }

@@ -7,15 +7,12 @@ import Wire
 final class ControlSession: ConnectionDelegate {
     struct End: Sendable {
         let reason: Failure?
-        /// The coordinator took this worker in.
-        let wasAssigned: Bool
     }
 
     private let accounting: WorkerAccounting
     private let onAssign: @Sendable (ProtoAssign) -> Void
     private let ended: EventLoopPromise<End>
     private var heartbeats: RepeatedTask?
-    private var wasAssigned = false
 
     init(
         accounting: WorkerAccounting, ended: EventLoopPromise<End>, onAssign: @escaping @Sendable (ProtoAssign) -> Void
@@ -41,7 +38,6 @@ final class ControlSession: ConnectionDelegate {
         guard frame.kind == .assign else { return }
         do throws(Failure) {
             let assign: ProtoAssign = try frame.message()
-            wasAssigned = true
             onAssign(assign)
         } catch {
             connection.close(error)
@@ -51,6 +47,6 @@ final class ControlSession: ConnectionDelegate {
     func closed(_ reason: Failure?, on connection: Connection) {
         heartbeats?.cancel()
         accounting.closed(connection)
-        ended.succeed(End(reason: reason, wasAssigned: wasAssigned))
+        ended.succeed(End(reason: reason))
     }
 }

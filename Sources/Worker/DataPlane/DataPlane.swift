@@ -7,8 +7,18 @@ import Wire
 
 /// What the data plane tells the control plane.
 enum WorkerReport: Sendable {
+    /// Whose fault it is that a shard is not ready.
+    enum Blame: Sendable {
+        /// The coordinator's: another assignment may do.
+        case assignment
+        /// This worker's files or memory: whatever it is assigned, somebody has to see to it first.
+        case worker
+    }
+
     /// The epoch's shard is loaded and everybody this worker sends to is connected.
     case shardReady(ProtoShardReady)
+    /// The assignment cannot be carried out.
+    case shardRefused(epoch: UInt64, Failure, Blame)
     case peerLost(ProtoPeerLost)
 }
 
@@ -128,20 +138,17 @@ final class DataPlane {
                     plane.engine = engine
                     plane.activate(view, engine: engine)
                 case .failure(let failure):
-                    plane.refuse(view.epoch, failure)
+                    plane.refuse(view.epoch, failure, .worker)
                 }
             }
         } catch {
-            refuse(assignment.placement.epoch, error)
+            refuse(assignment.placement.epoch, error, .assignment)
         }
     }
 
-    private func refuse(_ epoch: UInt64, _ failure: Failure) {
+    private func refuse(_ epoch: UInt64, _ failure: Failure, _ blame: WorkerReport.Blame) {
         logger.error("the assignment cannot be carried out", metadata: ["reason": "\(failure)"])
-        var ready = ProtoShardReady()
-        ready.epoch = epoch
-        ready.failure = ProtoFailure(failure)
-        report(.shardReady(ready))
+        report(.shardRefused(epoch: epoch, failure, blame))
     }
 
     private func activate(_ view: PlacementView, engine: Engine) {

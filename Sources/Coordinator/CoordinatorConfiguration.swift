@@ -43,7 +43,7 @@ package struct CoordinatorConfiguration: Sendable {
     /// Most requests under way on one client connection.
     package var streamsPerConnection = 256
     /// A worker that was not heard for this long is lost.
-    package var heartbeatTimeoutMilliseconds = 3_000
+    package var heartbeatTimeoutMilliseconds = 2_500
     /// A step that did not come back for this long is given up.
     package var stepTimeoutMilliseconds = 120_000
 

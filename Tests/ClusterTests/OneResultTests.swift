@@ -36,9 +36,14 @@ extension ClusterTests {
                 """),
         ]
 
-        @Test(arguments: layouts)
-        func onClusters(_ layout: Cluster.Layout) async throws {
-            try await withCluster(layout) { try await expectReferenceResults(of: $0) }
+        /// One for each layout.
+        static let options = [
+            ["--prefill-chunk", "7", "--threads", "2"], ["--prefill-chunk", "1"], ["--prefill-chunk", "32"],
+        ]
+
+        @Test(arguments: zip(layouts, options))
+        func onClusters(_ layout: Cluster.Layout, _ options: [String]) async throws {
+            try await withCluster(layout, options: options) { try await expectReferenceResults(of: $0) }
         }
     }
 }

@@ -19,6 +19,7 @@ extension ClusterTests {
             let client = try await TramontaneClient.connect(host: "127.0.0.1", port: cluster.listenPort)
             let generation = Reference.generations[1]
             let reference = try await Reference.generate(generation)
+            let referenceScore = try await Reference.score(threads: 1, prefillChunk: 256)
             var merged = false
             for round in 0..<20 where !merged {
                 try await withThrowingTaskGroup(of: Void.self) { group in
@@ -36,6 +37,9 @@ extension ClusterTests {
                             let completion = try await stream.collect()
                             #expect(completion.ids.map(Int.init) == reference.ids)
                         }
+                    }
+                    group.addTask {
+                        #expect(try await Reference.score(["--cluster", cluster.address]) == referenceScore)
                     }
                     try await group.waitForAll()
                 }

@@ -71,7 +71,7 @@ package struct Membership: Sendable {
     }
 
     package struct Rules: Sendable {
-        package var heartbeatTimeoutMilliseconds: UInt64 = 3_000
+        package var heartbeatTimeoutMilliseconds: UInt64 = 2_500
         /// How long a worker that another cannot reach may still turn out to be lost, before everybody connects anew.
         package var suspicionMilliseconds: UInt64 = 1_000
 

@@ -18,6 +18,12 @@ enum NumberParsing {
         try count(text, 1...4096)
     }
 
+    /// Read as JSON numbers are over HTTP, to a double and then rounded, so that the same digits give the same request.
+    static func float(_ text: String) throws -> Float {
+        guard let value = Double(text) else { throw ValidationError("\(text) is not a number") }
+        return Float(value)
+    }
+
     /// Bytes, with a unit where one is written: `8GiB`, `512M`, `1073741824`.
     static func bytes(_ text: String) throws -> UInt64 {
         let digits = text.prefix { $0.isASCII && $0.isNumber }

@@ -5,7 +5,8 @@ import Engine
 struct SamplingArguments: ParsableArguments {
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("0 takes the most likely token; above, the randomness grows.", valueName: "number"))
+        help: ArgumentHelp("0 takes the most likely token; above, the randomness grows.", valueName: "number"),
+        transform: NumberParsing.float)
     var temperature: Float = 1
 
     @Option(
@@ -19,12 +20,14 @@ struct SamplingArguments: ParsableArguments {
 
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("Draw from the most likely tokens that reach this probability.", valueName: "share"))
+        help: ArgumentHelp("Draw from the most likely tokens that reach this probability.", valueName: "share"),
+        transform: NumberParsing.float)
     var topP: Float = 1
 
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("Leave out tokens below this share of the best one's probability.", valueName: "share"))
+        help: ArgumentHelp("Leave out tokens below this share of the best one's probability.", valueName: "share"),
+        transform: NumberParsing.float)
     var minP: Float = 0
 
     static let settings: [Setting] = ["temperature", "seed", "top-k", "top-p", "min-p"].map { .option($0) }

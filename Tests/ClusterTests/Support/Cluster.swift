@@ -37,11 +37,12 @@ final class Cluster: Sendable {
     }
 
     /// Starts a cluster on free ports and waits until it serves.
-    static func start(_ layout: Layout, state: URL) async throws -> Cluster {
+    static func start(_ layout: Layout, options: [String] = [], state: URL) async throws -> Cluster {
         var arguments = [
             "up", "--model", try DemoStore.required().model, "--http", "127.0.0.1:0", "--listen", "127.0.0.1:0",
             "--state", state.path, "--log-level", "warning",
         ]
+        arguments += options
         switch layout {
         case .even(let stages, let workers):
             arguments += ["--workers", String(workers), "--stages", String(stages)]
@@ -114,10 +115,12 @@ final class Cluster: Sendable {
 }
 
 /// Runs a cluster for the time of `body`.
-func withCluster(_ layout: Cluster.Layout, _ body: @Sendable (Cluster) async throws -> Void) async throws {
+func withCluster(
+    _ layout: Cluster.Layout, options: [String] = [], _ body: @Sendable (Cluster) async throws -> Void
+) async throws {
     let state = try temporaryDirectory()
     defer { try? FileManager.default.removeItem(at: state) }
-    let cluster = try await Cluster.start(layout, state: state)
+    let cluster = try await Cluster.start(layout, options: options, state: state)
     do {
         try await body(cluster)
     } catch {

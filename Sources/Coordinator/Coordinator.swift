@@ -78,8 +78,8 @@ package final class Coordinator: Service, Sendable {
             let core = try await makeCore(on: loop, identity, jobs: jobSource)
             let listener = try await listen(on: loop, identity, core)
             address.set(.success(listener.address.hostAndPort))
-            // One after the other: tokenising is short, and this way never takes more than one thread.
-            for await job in jobs.cancelOnGracefulShutdown() { job() }
+            // One after the other, so that they never take more than one thread.
+            for await job in jobs.cancelOnGracefulShutdown() { try await Self.apart(job) }
             end(Failure(code: "shutting_down", message: "the coordinator is shutting down"))
             await listener.close()
             try await loop.submit { core.value.stop() }.get()
@@ -135,10 +135,12 @@ package final class Coordinator: Service, Sendable {
 
     // MARK: Requests
 
-    /// Checks and tokenises on the caller's thread, and queues the request.
+    /// Checks, tokenises and queues the request.
     /// - Throws: `RequestError` when the request is refused; afterwards failures are thrown out of the stream.
     package func submit(_ request: GenerationRequest) async throws -> GenerationStream {
-        let prepared = try check.prepare(request, drawSeed: { UInt64.random(in: 0...UInt64.max) })
+        let prepared = try await Self.apart { [check] in
+            try check.prepare(request, drawSeed: { UInt64.random(in: 0...UInt64.max) })
+        }
         let (core, loop) = try running()
         let id = numbers.next()
         let (stream, sink) = StreamSink.make(limit: configuration.readerTokenLimit) {
@@ -158,7 +160,7 @@ package final class Coordinator: Service, Sendable {
     /// Runs a sequence through a lane and gives the scores of its rows.
     /// - Throws: `RequestError`, or `CancellationError`.
     package func score(_ request: ScoringRequest) async throws -> ProtoScoreResponse {
-        let ids = try check.prepare(request)
+        let ids = try await Self.apart { [check] in try check.prepare(request) }
         let (core, loop) = try running()
         let id = numbers.next()
         let cancellation = Cancellation()
@@ -194,6 +196,13 @@ package final class Coordinator: Service, Sendable {
         status.version = Self.version
         status.contextLength = UInt32(clamping: contextLength)
         return status
+    }
+
+    /// Tokenising a long prompt takes a while: it has threads of its own, so that tasks and event loops go on.
+    private static func apart<Value: Sendable>(
+        _ work: @escaping @Sendable () throws -> Value
+    ) async throws -> Value {
+        try await NIOThreadPool.singleton.runIfActive(work)
     }
 
     private func running() throws(RequestError) -> (NIOLoopBound<Core>, any EventLoop) {

@@ -64,25 +64,28 @@ public struct TokenStream: AsyncSequence, Sendable {
 /// Lives as long as an iterator does: its end is the reader's leaving.
 private final class Reading: Sendable {
     let state: StreamState
+    let number: Int
 
     init(state: StreamState) {
         self.state = state
+        number = state.newReader()
     }
 
     deinit {
-        state.left(ObjectIdentifier(self))
+        state.left(number)
     }
 }
 
 private final class StreamState: Sendable {
     private enum Phase {
         case fresh(ProtoGenerateRequest)
-        case reading(id: UInt64, ObjectIdentifier)
-        case ended
+        case reading(id: UInt64, reader: Int)
+        case ended(reader: Int)
     }
 
     private struct State {
         var phase: Phase
+        var readers = 0
         var acceptance: Acceptance?
         var outcome: Outcome?
     }
@@ -99,6 +102,13 @@ private final class StreamState: Sendable {
     var acceptance: Acceptance? { state.withLock { $0.acceptance } }
     var outcome: Outcome? { state.withLock { $0.outcome } }
 
+    func newReader() -> Int {
+        state.withLock { state in
+            state.readers += 1
+            return state.readers
+        }
+    }
+
     func next(_ reading: Reading) async throws -> Token? {
         guard let id = try begin(reading) else { return nil }
         do {
@@ -111,13 +121,13 @@ private final class StreamState: Sendable {
                 case .finished(let outcome):
                     state.withLock { state in
                         state.outcome = outcome
-                        state.phase = .ended
+                        state.phase = .ended(reader: reading.number)
                     }
                     return nil
                 }
             }
         } catch {
-            state.withLock { $0.phase = .ended }
+            state.withLock { $0.phase = .ended(reader: reading.number) }
             throw error
         }
     }
@@ -127,25 +137,24 @@ private final class StreamState: Sendable {
         try state.withLock { state throws(TramontaneError) in
             switch state.phase {
             case .fresh(let request):
-                state.phase = .ended
+                state.phase = .ended(reader: reading.number)
                 let id = try client.core.open(request)
-                state.phase = .reading(id: id, ObjectIdentifier(reading))
+                state.phase = .reading(id: id, reader: reading.number)
                 return id
-            case .reading(let id, let reader):
-                guard reader == ObjectIdentifier(reading) else {
-                    throw TramontaneError(code: "stream_consumed", message: "a token stream can be iterated once")
-                }
+            case .reading(let id, reading.number):
                 return id
-            case .ended:
+            case .ended(reading.number):
                 return nil
+            case .reading, .ended:
+                throw TramontaneError(code: "stream_consumed", message: "a token stream can be iterated once")
             }
         }
     }
 
-    func left(_ reader: ObjectIdentifier) {
+    func left(_ reader: Int) {
         let id: UInt64? = state.withLock { state in
             guard case .reading(let id, reader) = state.phase else { return nil }
-            state.phase = .ended
+            state.phase = .ended(reader: reader)
             return id
         }
         if let id { client.core.cancel(id) }

@@ -150,6 +150,17 @@ extension Frame {
         await server.listener.close()
     }
 
+    @Test func aStreamIsReadOnce() async throws {
+        let server = try await EchoServer.start()
+        let client = try await server.connect()
+        let answer = client.complete("once")
+        #expect(try await answer.collect().text == "once ")
+        let error = await #expect(throws: TramontaneError.self) { try await answer.collect() }
+        #expect(error?.code == "stream_consumed")
+        await client.close()
+        await server.listener.close()
+    }
+
     @Test func manyLongAnswersOverOneConnection() async throws {
         let server = try await EchoServer.start()
         let client = try await server.connect()

@@ -21,11 +21,27 @@ struct SupervisorMachineTests {
     @Test func startsInOrder() {
         var machine = SupervisorMachine(workers: workers)
         #expect(machine.handle(.start) == [.startCoordinator])
-        #expect(machine.handle(.listening(http: "h:1", listen: "l:2")) == [.startWorkers(listen: "l:2")])
+        #expect(
+            machine.handle(.listening(http: "h:1", listen: "l:2"))
+                == [.startWorkers(listen: "l:2"), .setDeadline(milliseconds: SupervisorMachine.firstPatience)])
         #expect(machine.handle(.serving) == [.announce(http: "h:1", listen: "l:2")])
         // Said twice is no second announcement.
         #expect(machine.handle(.serving).isEmpty)
         #expect(machine.handle(.listening(http: "h:3", listen: "l:4")).isEmpty)
+    }
+
+    @Test func aLongStartIsExplained() {
+        var machine = SupervisorMachine(workers: workers)
+        _ = machine.handle(.start)
+        _ = machine.handle(.listening(http: "h:1", listen: "l:2"))
+        let actions = machine.handle(.deadlinePassed)
+        guard case .logWithLastWords(_, of: "coordinator")? = actions.first else {
+            Issue.record("nothing was said: \(actions)")
+            return
+        }
+        #expect(actions.last == .setDeadline(milliseconds: SupervisorMachine.patience))
+        #expect(machine.handle(.serving) == [.announce(http: "h:1", listen: "l:2")])
+        #expect(machine.handle(.deadlinePassed).isEmpty)
     }
 
     @Test func stopsWorkersFirst() {

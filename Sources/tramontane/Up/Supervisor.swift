@@ -76,7 +76,7 @@ final class Supervisor {
     private func collectExits() throws {
         for (index, child) in children.enumerated() where state.children[index].state == "running" {
             guard let exit = child.takeExit() else { continue }
-            state.children[index].state = exit.description
+            state.children[index].state = exit == .status(0) ? "ended" : exit.description
             try directory.write(state)
             try perform(machine.handle(.exited(name: child.name, exit)))
         }
@@ -115,6 +115,8 @@ final class Supervisor {
                 let words = StateDirectory.lastLine(of: log).map { ": \($0)" } ?? ""
                 StandardError.write("tramontane up: \(message); see \(log)\(words)\n")
             case .end(let status):
+                state.isReady = false
+                try directory.write(state)
                 self.status = status
             }
         }

@@ -48,6 +48,9 @@ struct SupervisorMachine {
     /// Longer than a worker takes to give its sequences up, shorter than what an init system waits for.
     static let workerDeadline = 10_000
     static let coordinatorDeadline = 5_000
+    /// A start that takes longer is explained: at first after so long, and then now and again.
+    static let firstPatience = 5_000
+    static let patience = 60_000
 
     private let workers: [String]
     private var state = State.idle
@@ -68,7 +71,7 @@ struct SupervisorMachine {
             guard case .startingCoordinator = state else { return [] }
             state = .startingWorkers(http: http, listen: listen)
             running.formUnion(workers)
-            return [.startWorkers(listen: listen)]
+            return [.startWorkers(listen: listen), .setDeadline(milliseconds: Self.firstPatience)]
         case .serving:
             guard case .startingWorkers(let http, let listen) = state else { return [] }
             state = .serving
@@ -78,10 +81,24 @@ struct SupervisorMachine {
         case .stopAsked:
             return stopAsked()
         case .deadlinePassed:
-            return [.log("\(list(running)) did not end in time")] + killAll()
+            return deadlinePassed()
         case .startFailed(let names):
             running.subtract(names)
             return stop(status: 1)
+        }
+    }
+
+    private func deadlinePassed() -> [Action] {
+        switch state {
+        case .startingWorkers:
+            let waiting = "the cluster does not serve yet; the coordinator said last"
+            return [
+                .logWithLastWords(waiting, of: Self.coordinator), .setDeadline(milliseconds: Self.patience),
+            ]
+        case .stoppingWorkers, .stoppingCoordinator:
+            return [.log("\(list(running)) did not end in time")] + killAll()
+        case .idle, .startingCoordinator, .serving, .ended:
+            return []
         }
     }
 

@@ -66,9 +66,8 @@ let package = Package(
         target(
             "Gateway",
             [
-                "Coordinator", "ModelStore", "Tokenizer", hummingbird, httpTypes, nioCore, nioPosix, nioHTTPTypes,
-                logging,
-                serviceLifecycle,
+                "Coordinator", "ModelStore", "Tokenizer", "Transport", hummingbird, httpTypes, nioCore, nioPosix,
+                nioHTTPTypes, logging, serviceLifecycle,
             ]),
         target("TramontaneClient", ["Wire", "Transport", nioCore, nioPosix]),
         .executableTarget(name: "ChatExample", dependencies: ["TramontaneClient"], swiftSettings: swiftSettings),

@@ -4,6 +4,7 @@ package import Logging
 import NIOCore
 import NIOPosix
 import ServiceLifecycle
+import Transport
 
 /// HTTP in front of the coordinator: OpenAI's API, `/health` and `/ready`.
 package final class Gateway: Service {
@@ -96,7 +97,13 @@ package final class Gateway: Service {
                 bound.succeed(host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)")
             },
             logger: logger)
-        try await application.run()
+        do {
+            try await application.run()
+        } catch let error as IOError {
+            throw AddressError(
+                description: "cannot serve HTTP on \(configuration.host):\(configuration.port): "
+                    + systemMessage(of: error))
+        }
     }
 
     /// Nothing is encrypted and nobody is asked who they are, so only this machine may come in.

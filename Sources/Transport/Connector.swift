@@ -36,8 +36,7 @@ package enum Connector {
             }
             .connect(host: host, port: port)
             .whenFailure { error in
-                let failure = Failure(code: "connect_failed", message: "cannot connect to \(host):\(port): \(error)")
-                promise.fail(failure)
+                promise.fail(refusal(host: host, port: port, error))
             }
         return promise.futureResult
     }
@@ -57,8 +56,13 @@ package enum Connector {
         } catch let failure as Failure {
             throw failure
         } catch {
-            throw Failure(code: "connect_failed", message: "cannot connect to \(host):\(port): \(error)")
+            throw refusal(host: host, port: port, error)
         }
+    }
+
+    private static func refusal(host: String, port: Int, _ error: any Error) -> Failure {
+        Failure(
+            code: "connect_failed", message: "cannot connect to \(host):\(port): \(systemMessage(of: error))")
     }
 }
 

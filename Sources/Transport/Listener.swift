@@ -79,7 +79,8 @@ package final class Listener: Sendable {
         } catch let failure as Failure {
             throw failure
         } catch {
-            throw Failure(code: "bind_failed", message: "cannot listen on \(host):\(port): \(error)")
+            throw Failure(
+                code: "bind_failed", message: "cannot listen on \(host):\(port): \(systemMessage(of: error))")
         }
     }
 

@@ -74,7 +74,7 @@ package final class Coordinator: Service, Sendable {
         do {
             let identity = LocalIdentity(
                 role: .unspecified, name: configuration.name, incarnation: UInt64.random(in: 1...UInt64.max),
-                numericsVersion: UInt32(clamping: configuration.manifest.numericsVersion))
+                numericsVersion: configuration.numericsVersion)
             let core = try await makeCore(on: loop, identity, jobs: jobSource)
             let listener = try await listen(on: loop, identity, core)
             address.set(.success(listener.address.hostAndPort))

@@ -1,5 +1,6 @@
 package import ModelStore
 package import Placement
+import Wire
 
 /// Everything a coordinator is told. Values are checked by `Coordinator.init`.
 package struct CoordinatorConfiguration: Sendable {
@@ -46,6 +47,14 @@ package struct CoordinatorConfiguration: Sendable {
     package var heartbeatTimeoutMilliseconds = 2_500
     /// A step that did not come back for this long is given up.
     package var stepTimeoutMilliseconds = 120_000
+
+    /// Every worker's matrix products are OpenBLAS's; otherwise every worker's are the native kernels'.
+    package var usesOpenBLAS = false
+
+    /// What every worker must announce: a cluster never mixes two.
+    package var numericsVersion: UInt32 {
+        UInt32(clamping: manifest.numericsVersion) | (usesOpenBLAS ? NumericsVersion.openBLAS : 0)
+    }
 
     package init(manifest: Manifest, store: Store, layout: Layout) {
         self.manifest = manifest

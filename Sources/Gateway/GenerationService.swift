@@ -18,6 +18,7 @@ package struct ServedModel: Sendable {
     package var vocabularySize: Int
     package var contextLength: Int
     /// Changes when anything changes that could change an answer's tokens: the weights and the numerics version.
+    /// It ends in `-openblas` where equal requests may have unequal answers.
     package var fingerprint: String
 
     package init(name: String, vocabularySize: Int, contextLength: Int, fingerprint: String) {
@@ -32,9 +33,10 @@ extension Coordinator: GenerationService {
     package var servedModel: ServedModel {
         let manifest = configuration.manifest
         let digest = manifest.digest.prefix(6).map { $0 < 16 ? "0" + String($0, radix: 16) : String($0, radix: 16) }
+        let backend = configuration.usesOpenBLAS ? "-openblas" : ""
         return ServedModel(
             name: configuration.modelName, vocabularySize: tokenizer.vocabularySize, contextLength: contextLength,
-            fingerprint: "tramontane-n\(manifest.numericsVersion)-\(digest.joined())")
+            fingerprint: "tramontane-n\(manifest.numericsVersion)-\(digest.joined())\(backend)")
     }
 
     package func generate(

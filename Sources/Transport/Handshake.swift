@@ -107,7 +107,8 @@ enum Handshake {
         guard found == local.numericsVersion else {
             throw Failure(
                 code: "numerics_mismatch",
-                message: "peer has numerics version \(found), this side \(local.numericsVersion)"
+                message: "peer has numerics version \(NumericsVersion.text(found)), this side "
+                    + NumericsVersion.text(local.numericsVersion)
             )
         }
     }

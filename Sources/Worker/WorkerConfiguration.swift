@@ -1,5 +1,6 @@
 package import Engine
 package import ModelStore
+import Wire
 
 /// What a worker is told by its operator.
 package struct WorkerConfiguration: Sendable {
@@ -27,6 +28,11 @@ package struct WorkerConfiguration: Sendable {
     /// make this worker hold: 4,096 of 6,144 float32 are 100 MB each way.
     package var rowCredits = 4_096
     package var heartbeatMilliseconds = 250
+
+    /// What this worker announces: peers with another one are refused.
+    package var numericsVersion: UInt32 {
+        UInt32(clamping: manifest.numericsVersion) | (compute == .openblas ? NumericsVersion.openBLAS : 0)
+    }
 
     package init(
         name: String, coordinatorHost: String, coordinatorPort: Int, manifest: Manifest, store: Store,

@@ -161,7 +161,7 @@ package final class WorkerDaemon: Service {
     private var identity: LocalIdentity {
         LocalIdentity(
             role: .workerData, name: configuration.name, incarnation: incarnation,
-            numericsVersion: UInt32(clamping: configuration.manifest.numericsVersion),
+            numericsVersion: configuration.numericsVersion,
             manifestDigest: configuration.manifest.digest, rowCredits: UInt32(clamping: configuration.rowCredits))
     }
 
@@ -173,7 +173,7 @@ package final class WorkerDaemon: Service {
         register.dataAddress = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
         register.threads = UInt32(clamping: configuration.threads)
         register.memoryBytes = configuration.memoryBytes
-        register.numericsVersion = UInt32(clamping: configuration.manifest.numericsVersion)
+        register.numericsVersion = configuration.numericsVersion
         register.manifestDigest = .init(configuration.manifest.digest)
         register.processID = UInt32(truncatingIfNeeded: getpid())
         register.instructionSet = instructionSetName()

@@ -21,6 +21,14 @@ struct OptionsTests {
         #expect(throws: ValidationError.self) { try Address.parse(text) }
     }
 
+    @Test func theCoordinatorOfUpIsToldTheBackend() throws {
+        let serving = try ServingOptions.parse(["--model", "m", "--workers", "1", "--compute", "openblas"])
+        let arguments = serving.arguments(modelPath: "m")
+        let place = try #require(arguments.firstIndex(of: "--compute"))
+        #expect(arguments[place + 1] == "openblas")
+        #expect(throws: Never.self) { try ServingOptions.parse(arguments) }
+    }
+
     @Test func sizes() throws {
         #expect(try NumberParsing.bytes("8GiB") == 8 << 30)
         #expect(try NumberParsing.bytes("512m") == 512 << 20)

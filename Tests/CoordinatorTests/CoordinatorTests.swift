@@ -187,6 +187,17 @@ import Wire
         }
     }
 
+    @Test func nativeAndOpenBLASWorkersDoNotMix() async throws {
+        try await withFakeCluster { coordinator, _, address in
+            let other = FakeWorker(name: "z", manifest: try FakeModel.manifest())
+            try await other.join(address, numericsVersion: 1 | NumericsVersion.openBLAS)
+            while other.refusal == nil { await Task.yield() }
+            #expect(other.refusal?.code == "numerics_mismatch")
+            #expect(other.refusal?.message.contains("1 with openblas, the model is served with 1") == true)
+            #expect(coordinator.ready)
+        }
+    }
+
     @Test func strangersAreRefused() async throws {
         try await withFakeCluster { coordinator, _, address in
             let stranger = FakeWorker(name: "z", manifest: try FakeModel.manifest())

@@ -48,6 +48,7 @@ final class FakeWorker: Sendable {
         var data: Connection?
         var held: [Frame] = []
         var isHolding = false
+        var refusal: Failure?
         var steps = 0
         var largestBatch = 0
     }
@@ -64,11 +65,13 @@ final class FakeWorker: Sendable {
 
     var steps: Int { state.withLock { $0.steps } }
     var largestBatch: Int { state.withLock { $0.largestBatch } }
+    /// Why a connection of this worker was closed.
+    var refusal: Failure? { state.withLock { $0.refusal } }
 
-    func join(_ address: String) async throws {
+    func join(_ address: String, numericsVersion: UInt32 = 1) async throws {
         var identity = LocalIdentity(
-            role: .workerControl, name: name, incarnation: .random(in: 1...UInt64.max), numericsVersion: 1,
-            manifestDigest: manifest.digest)
+            role: .workerControl, name: name, incarnation: .random(in: 1...UInt64.max),
+            numericsVersion: numericsVersion, manifestDigest: manifest.digest)
         let listener = try await Listener.bind(
             host: "127.0.0.1", port: 0, acceptLoop: loop, childLoop: loop, identity: identity,
             roles: [.coordinatorData], logger: FakeModel.silent
@@ -86,7 +89,7 @@ final class FakeWorker: Sendable {
         register.name = name
         register.incarnation = identity.incarnation
         register.dataAddress = "127.0.0.1:\(listener.port)"
-        register.numericsVersion = 1
+        register.numericsVersion = numericsVersion
         register.manifestDigest = Data(manifest.digest)
         control.send(Frame(.register, register))
         state.withLock { $0.listener = listener }
@@ -108,6 +111,10 @@ final class FakeWorker: Sendable {
             return (state.held, state.data)
         }
         if let data { for frame in held { answer(frame, on: data) } }
+    }
+
+    fileprivate func closed(_ reason: Failure?) {
+        state.withLock { $0.refusal = reason }
     }
 
     fileprivate func received(_ frame: Frame, on connection: Connection) {
@@ -162,7 +169,7 @@ private final class FakeWorkerEnd: ConnectionDelegate {
     init(worker: FakeWorker) { self.worker = worker }
 
     func received(_ frame: Frame, on connection: Connection) { worker.received(frame, on: connection) }
-    func closed(_ reason: Failure?, on connection: Connection) {}
+    func closed(_ reason: Failure?, on connection: Connection) { worker.closed(reason) }
 }
 
 /// A client of real frames; what it receives comes out of `frames`.

@@ -61,11 +61,12 @@ final class WorkerSession: ConnectionDelegate {
                 code: "identity_mismatch",
                 message: "register names another worker or incarnation than the handshake did")
         }
-        let version = UInt32(clamping: core.configuration.manifest.numericsVersion)
+        let version = core.configuration.numericsVersion
         guard message.numericsVersion == version else {
             throw Failure(
                 code: "numerics_mismatch",
-                message: "numerics_version: \(message.numericsVersion), the model is served with \(version)")
+                message: "numerics_version: \(NumericsVersion.text(message.numericsVersion)), the model is served with "
+                    + NumericsVersion.text(version))
         }
         guard Array(message.manifestDigest) == core.manifestDigest else {
             throw Failure(code: "manifest_mismatch", message: "manifest_digest: the worker has another model")

@@ -384,7 +384,7 @@ final class DataPlane {
     private var identity: LocalIdentity {
         LocalIdentity(
             role: .workerData, name: own.name, incarnation: own.incarnation,
-            numericsVersion: UInt32(clamping: configuration.manifest.numericsVersion),
+            numericsVersion: configuration.numericsVersion,
             manifestDigest: configuration.manifest.digest, rowCredits: UInt32(clamping: configuration.rowCredits))
     }
 

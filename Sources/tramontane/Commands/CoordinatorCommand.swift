@@ -1,5 +1,6 @@
 import ArgumentParser
 import Coordinator
+import Engine
 import Gateway
 import ModelStore
 import ServiceLifecycle
@@ -40,6 +41,7 @@ struct CoordinatorCommand: Command {
         configuration.host = serving.listen.host
         configuration.port = serving.listen.port
         configuration.insecureNetwork = serving.insecureNetwork
+        configuration.usesOpenBLAS = serving.compute == .openblas
         configuration.contextLength = serving.contextLength
         if let pages = serving.pages { configuration.pagesPerWorker = pages }
         if let rows = serving.prefillChunk { configuration.prefillChunkRows = rows }

@@ -23,7 +23,7 @@ struct UpCommand: Command {
                 - { name: b, experts: "3,4-7" }
         """)
     static let settings: [Setting] =
-        [.option("state"), .option("threads"), .option("compute"), .option("memory")] + ServingOptions.settings
+        [.option("state"), .option("threads"), .option("memory")] + ServingOptions.settings
         + ModelOptions.settings
 
     @OptionGroup var serving: ServingOptions
@@ -39,9 +39,6 @@ struct UpCommand: Command {
             "Threads that compute in each worker. Default: this machine's, shared out.", valueName: "count"),
         transform: NumberParsing.threads)
     var threads: Int?
-
-    @Option(help: ArgumentHelp("The workers' backend: native or openblas.", valueName: "backend"))
-    var compute = ComputeBackend.native
 
     @Option(
         help: ArgumentHelp(
@@ -76,7 +73,7 @@ struct UpCommand: Command {
     private func workerArguments(name: String, coordinator: String, model: ResolvedModel, workers: Int) -> [String] {
         var arguments = [
             "worker", "--supervised", "--name", name, "--coordinator", coordinator, "--model", model.manifestPath,
-            "--threads", "\(threads ?? max(1, availableThreads() / workers))", "--compute", compute.rawValue,
+            "--threads", "\(threads ?? max(1, availableThreads() / workers))", "--compute", serving.compute.rawValue,
             "--log-level", serving.logLevel.rawValue,
         ]
         if let memory { arguments += ["--memory", "\(memory)"] }

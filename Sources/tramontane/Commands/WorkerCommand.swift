@@ -47,7 +47,7 @@ struct WorkerCommand: Command {
         transform: NumberParsing.bytes)
     var memory: UInt64?
 
-    @Option(help: ArgumentHelp("native or openblas.", valueName: "backend"))
+    @Option(help: ArgumentHelp("native or openblas, as the coordinator's.", valueName: "backend"))
     var compute = ComputeBackend.native
 
     @Flag(help: "Use blobs without hashing them first.")

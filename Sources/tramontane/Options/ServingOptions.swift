@@ -1,4 +1,5 @@
 import ArgumentParser
+import Engine
 import Logging
 
 /// What `up` and `coordinator` are told alike.
@@ -53,6 +54,11 @@ struct ServingOptions: ParsableArguments {
         transform: { try NumberParsing.count($0, 1...1_048_576) })
     var queueLimit: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            "Every worker's backend: native, or openblas, whose results are not reproducible.", valueName: "backend"))
+    var compute = ComputeBackend.native
+
     @Flag(
         help: "Allow addresses that are not loopback. There is no encryption: whoever reaches the ports is served.")
     var insecureNetwork = false
@@ -66,7 +72,7 @@ struct ServingOptions: ParsableArguments {
         .option("model"), .option("http"), .option("listen"), .option("workers", alternatives: ["topology"]),
         .option("stages", alternatives: ["topology"]), .option("topology", alternatives: ["workers", "stages"]),
         .option("context-length"), .option("pages"), .option("prefill-chunk"), .option("queue-limit"),
-        .flag("insecure-network"), .option("log-level"),
+        .option("compute"), .flag("insecure-network"), .option("log-level"),
     ]
 
     func validate() throws {
@@ -92,6 +98,7 @@ struct ServingOptions: ParsableArguments {
         add("pages", pages)
         add("prefill-chunk", prefillChunk)
         add("queue-limit", queueLimit)
+        add("compute", compute.rawValue)
         add("log-level", logLevel.rawValue)
         if insecureNetwork { arguments.append("--insecure-network") }
         return arguments

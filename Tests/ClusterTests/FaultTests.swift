@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import ModelStore
 import Testing
 import Tokenizer
 

@@ -39,7 +39,8 @@ extension ClusterTests {
                         }
                     }
                     group.addTask {
-                        #expect(try await Reference.score(["--cluster", cluster.address]) == referenceScore)
+                        let score = try await Reference.score(["--cluster", cluster.address])
+                        #expect(score == referenceScore)
                     }
                     try await group.waitForAll()
                 }

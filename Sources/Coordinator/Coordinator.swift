@@ -78,8 +78,9 @@ package final class Coordinator: Service, Sendable {
             let core = try await makeCore(on: loop, identity, jobs: jobSource)
             let listener = try await listen(on: loop, identity, core)
             address.set(.success(listener.address.hostAndPort))
-            // One after the other, so that they never take more than one thread.
-            for await job in jobs.cancelOnGracefulShutdown() { try await Self.apart(job) }
+            // One after the other, so that they never take more than one thread. It fails only when this task is
+            // cancelled, and then there are no more jobs.
+            for await job in jobs.cancelOnGracefulShutdown() { try? await Self.apart(job) }
             end(Failure(code: "shutting_down", message: "the coordinator is shutting down"))
             await listener.close()
             try await loop.submit { core.value.stop() }.get()

@@ -22,19 +22,3 @@ package enum ComputeBackend: String, Sendable, CaseIterable {
     /// Weights widened to float32 once, products by OpenBLAS: independent of the kernels, not reproducible.
     case openblas
 }
-
-/// The predicted work of one engine call, by which a caller cuts its work into items.
-package struct Cost: Sendable, Equatable {
-    package var multiplyAdds: Int
-    /// Weights and KV read.
-    package var bytes: Int
-
-    package init(multiplyAdds: Int, bytes: Int) {
-        self.multiplyAdds = multiplyAdds
-        self.bytes = bytes
-    }
-
-    package static func + (left: Cost, right: Cost) -> Cost {
-        Cost(multiplyAdds: left.multiplyAdds + right.multiplyAdds, bytes: left.bytes + right.bytes)
-    }
-}

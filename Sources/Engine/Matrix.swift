@@ -17,7 +17,6 @@ package struct Matrix {
     package var activation: ActivationFormat { dense == nil ? format.activation : .f32 }
     /// Parts in which an expert's down projection sums its inner dimension: 4, or 2 or 1 where parts would split blocks.
     package var downParts: Int { tk_down_parts(format.kernelFormat, columns) }
-    var bytes: Int { dense.map { $0.memory.bytes } ?? panelCount * panelBytes }
 
     /// - Throws: `EngineError` `model_shape` where the tensor is not the model's, `ModelError` where the blob lacks it.
     package init(_ name: String, of blob: MappedBlob, rows: Int, columns: Int) throws {

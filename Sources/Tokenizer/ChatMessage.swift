@@ -1,3 +1,5 @@
+package import JSONText
+
 /// One message of a chat, in the API's terms.
 package struct ChatMessage: Sendable, Equatable {
     package enum Role: String, Sendable, CaseIterable {

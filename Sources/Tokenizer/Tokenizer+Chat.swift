@@ -1,3 +1,5 @@
+import JSONText
+
 extension Tokenizer {
     /// The prompt that asks for the next message of a chat, `<s>` included.
     ///

@@ -1,8 +1,8 @@
 import Foundation
 import Glibc
+import JSONText
 import ModelStore
 import Testing
-import Tokenizer
 
 extension ClusterTests {
     @Suite struct FaultTests {

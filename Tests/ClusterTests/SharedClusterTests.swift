@@ -1,8 +1,8 @@
 import Foundation
+import JSONText
 import ModelStore
 import Testing
 import TestSupport
-import Tokenizer
 import TramontaneClient
 
 extension ClusterTests {

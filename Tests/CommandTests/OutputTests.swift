@@ -1,7 +1,7 @@
 import Foundation
+import JSONText
 import SwiftProtobuf
 import Testing
-import Tokenizer
 import Wire
 
 @testable import tramontane

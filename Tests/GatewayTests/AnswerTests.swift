@@ -1,5 +1,6 @@
 import Coordinator
 import Gateway
+import JSONText
 import Testing
 import Tokenizer
 

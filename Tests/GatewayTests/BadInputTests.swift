@@ -1,6 +1,6 @@
 import Gateway
+import JSONText
 import Testing
-import Tokenizer
 
 /// The HTTP cases of bad input, over a socket: an error that names the field, and a gateway that goes on.
 @Suite struct BadInputTests {

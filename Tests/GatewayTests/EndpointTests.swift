@@ -1,7 +1,7 @@
 import Coordinator
 import Gateway
+import JSONText
 import Testing
-import Tokenizer
 
 @Suite struct EndpointTests {
     @Test func healthAndReadiness() async throws {

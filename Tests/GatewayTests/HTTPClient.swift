@@ -1,10 +1,10 @@
 import Gateway
+import JSONText
 import Logging
 import NIOCore
 import NIOPosix
 import ServiceLifecycle
 import Testing
-import Tokenizer
 
 /// An answer as it came over the socket.
 struct HTTPAnswer {

@@ -1,7 +1,7 @@
 import Coordinator
 import Gateway
+import JSONText
 import Testing
-import Tokenizer
 
 /// What the coordinator refuses or fails, as HTTP tells it.
 @Suite struct RefusalTests {

@@ -3,23 +3,7 @@ import Foundation
 import Testing
 
 @Suite struct GGUFFaultTests {
-    struct Fault: Sendable, CustomTestStringConvertible {
-        var testDescription: String
-        var code: ModelError.Code
-        /// A part of what the message says: field, found value or limit.
-        var says: String
-        var change: @Sendable (inout GGUFBuilder) -> Void
-
-        init(
-            _ description: String, _ code: ModelError.Code, _ says: String,
-            _ change: @escaping @Sendable (inout GGUFBuilder) -> Void
-        ) {
-            testDescription = description
-            self.code = code
-            self.says = says
-            self.change = change
-        }
-    }
+    typealias Fault = SourceFault<GGUFBuilder>
 
     static let huge = UInt64.max
     static let gate = "blk.0.ffn_gate_inp.weight"
@@ -133,14 +117,8 @@ import Testing
         },
     ]
 
-    private func load(_ bytes: [UInt8], _ name: String = "tiny.gguf") throws -> SourceModel {
-        let directory = try TemporaryDirectory()
-        defer { withExtendedLifetime(directory) {} }
-        return try SourceModel.load(SourceFiles(path: try directory.write(bytes, name)))
-    }
-
     @Test func theRightFileIsRead() throws {
-        let model = try load(GGUFBuilder.tiny().bytes())
+        let model = try GGUFBuilder.tiny().load()
         #expect(model.shape.experts == 3)
         #expect(model.shape.headDimension == 8)
         #expect(model.name == "tiny")
@@ -148,17 +126,16 @@ import Testing
 
     @Test(arguments: faults)
     func isRefused(_ fault: Fault) throws {
-        var file = GGUFBuilder.tiny()
-        fault.change(&file)
-        let error = try #require(throws: ModelError.self) { _ = try load(file.bytes()) }
-        #expect(error.code == fault.code.rawValue)
-        #expect(error.description.contains(fault.says), "\(error)")
-        #expect(error.file?.contains("tiny.gguf") == true)
+        try fault.check()
+    }
+
+    private func load(_ bytes: some Sequence<UInt8>) throws -> SourceModel {
+        try .load { try $0.write(Array(bytes), "tiny.gguf") }
     }
 
     @Test func theLastByteMissing() throws {
         let bytes = GGUFBuilder.tiny().bytes()
-        let error = try #require(throws: ModelError.self) { _ = try load(Array(bytes.dropLast())) }
+        let error = try #require(throws: ModelError.self) { _ = try load(bytes.dropLast()) }
         #expect(error.code == "offset_invalid")
         #expect(error.field == "output.weight")
     }
@@ -166,7 +143,7 @@ import Testing
     @Test(arguments: [0, 3, 4, 8, 23, 24, 40, 300])
     func aFileThatEndsInItsHeader(_ length: Int) throws {
         let bytes = GGUFBuilder.tiny().bytes()
-        #expect(throws: ModelError.self) { _ = try load(Array(bytes.prefix(length))) }
+        #expect(throws: ModelError.self) { _ = try load(bytes.prefix(length)) }
     }
 
     // MARK: Split files

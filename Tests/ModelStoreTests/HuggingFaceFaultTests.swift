@@ -3,23 +3,7 @@ import Foundation
 import Testing
 
 @Suite struct HuggingFaceFaultTests {
-    struct Fault: Sendable, CustomTestStringConvertible {
-        var testDescription: String
-        var code: ModelError.Code
-        /// A part of what the message says: field, found value or limit.
-        var says: String
-        var change: @Sendable (inout DirectoryBuilder) -> Void
-
-        init(
-            _ description: String, _ code: ModelError.Code, _ says: String,
-            _ change: @escaping @Sendable (inout DirectoryBuilder) -> Void
-        ) {
-            testDescription = description
-            self.code = code
-            self.says = says
-            self.change = change
-        }
-    }
+    typealias Fault = SourceFault<DirectoryBuilder>
 
     static let norm = "model.norm.weight"
 
@@ -31,10 +15,10 @@ import Testing
         Fault("header over 100 MB", .headerInvalid, "at most 100000000") { $0.headerLength = 100_000_001 },
         Fault("header longer than the file", .fileTruncated, "a header of 99000000") { $0.headerLength = 99_000_000 },
         Fault("not an object", .headerInvalid, "not an object") { $0.header = header("[1]") },
-        Fault("not JSON", .headerInvalid, "not JSON") { $0.header = header("hello") },
-        Fault("an empty header", .headerInvalid, "ends too early") { $0.header = [] },
+        Fault("not JSON", .headerInvalid, "JSON: not the beginning of a value") { $0.header = header("hello") },
+        Fault("an empty header", .headerInvalid, "a value is missing") { $0.header = [] },
         Fault("bad UTF-8", .headerInvalid, "not UTF-8") { $0.header = header("{\"") + [0xFF] + header("\": 1}") },
-        Fault("nested 10,000 deep", .headerInvalid, "too deep") {
+        Fault("nested 10,000 deep", .headerInvalid, "nested deeper") {
             $0.header = header("{\"a\": " + String(repeating: "[", count: 10_000))
         },
         Fault("a key twice", .duplicate, norm) {
@@ -133,20 +117,9 @@ import Testing
         },
     ]
 
-    private func load(_ builder: DirectoryBuilder) throws -> SourceModel {
-        let directory = try TemporaryDirectory()
-        defer { withExtendedLifetime(directory) {} }
-        return try SourceModel.load(SourceFiles(path: builder.write(in: directory)))
-    }
-
     @Test(arguments: faults)
     func isRefused(_ fault: Fault) throws {
-        var builder = DirectoryBuilder.tiny()
-        fault.change(&builder)
-        let error = try #require(throws: ModelError.self) { _ = try load(builder) }
-        #expect(error.code == fault.code.rawValue, "\(error)")
-        #expect(error.description.contains(fault.says), "\(error)")
-        #expect(error.file?.contains("tiny") == true)
+        try fault.check()
     }
 
     @Test(arguments: ["config.json", "tokenizer.model", "model.safetensors"])
@@ -162,22 +135,22 @@ import Testing
     // MARK: Spellings
 
     @Test func newerSpellings() throws {
-        let old = try load(DirectoryBuilder.tiny()).shape
+        let old = try DirectoryBuilder.tiny().load().shape
         var builder = DirectoryBuilder.tiny()
         builder.configure(
             "\"rope_theta\": 1000000.0", "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 1000000.0}")
         builder.configure("\"torch_dtype\"", "\"dtype\"")
         builder.configure("\"eos_token_id\": 2", "\"eos_token_id\": [2, 3], \"head_dim\": null")
         builder.configure("\"sliding_window\": null", "\"sliding_window\": 64")
-        #expect(try load(builder).shape == old)
+        #expect(try builder.load().shape == old)
         builder.configure("num_local_experts", "num_experts")
-        #expect(try load(builder).shape == old)
+        #expect(try builder.load().shape == old)
     }
 
     @Test func aHeadDimensionOfItsOwn() throws {
         var builder = DirectoryBuilder.tiny()
         builder.configure("\"hidden_act\"", "\"head_dim\": 16, \"hidden_act\"")
-        let error = try #require(throws: ModelError.self) { _ = try load(builder) }
+        let error = try #require(throws: ModelError.self) { _ = try builder.load() }
         #expect(error.limit == "64 x 32")
     }
 
@@ -185,7 +158,7 @@ import Testing
         var builder = DirectoryBuilder.tiny()
         builder.configure("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true")
         builder.tensors.removeAll { $0.name == "lm_head.weight" }
-        let model = try load(builder)
+        let model = try builder.load()
         #expect(model.head[1].name == "model.embed_tokens.weight")
 
         var file = GGUFBuilder.tiny()

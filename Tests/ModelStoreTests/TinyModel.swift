@@ -163,7 +163,7 @@ struct GGUFBuilder: Sendable {
     }
 
     /// The tiny model as llama.cpp's converter writes it.
-    static func tiny(perExpert: Bool = false) -> GGUFBuilder {
+    static func tiny(perExpert: Bool) -> GGUFBuilder {
         var file = GGUFBuilder()
         let pieces = TinyModel.pieces
         file.keys = [
@@ -286,7 +286,7 @@ struct DirectoryBuilder: Sendable {
     /// Writes the directory.
     ///
     /// - Returns: its path.
-    func write(in directory: TemporaryDirectory, _ name: String = "tiny") throws -> String {
+    func write(in directory: TemporaryDirectory, _ name: String) throws -> String {
         let path = "\(directory.path)/\(name)"
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         _ = try directory.write(Array(config.utf8), "\(name)/config.json")

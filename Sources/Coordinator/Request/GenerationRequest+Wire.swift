@@ -1,3 +1,4 @@
+import JSONText
 import Tokenizer
 import Wire
 
@@ -46,7 +47,12 @@ extension GenerationRequest {
     }
 
     private static func json(_ text: String) throws(TokenizerError) -> JSONValue? {
-        text.isEmpty ? nil : try JSONValue(parsing: text)
+        guard !text.isEmpty else { return nil }
+        do {
+            return try JSONValue(parsing: text)
+        } catch {
+            throw TokenizerError(error.code, error.message)
+        }
     }
 }
 

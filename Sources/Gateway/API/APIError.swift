@@ -1,6 +1,6 @@
 import Coordinator
 import HTTPTypes
-package import Tokenizer
+package import JSONText
 
 /// A refusal as OpenAI's clients read it: a status and the body `{"error": {"message", "type", "param", "code"}}`.
 ///

@@ -1,5 +1,6 @@
 package import Coordinator
-package import Tokenizer
+package import JSONText
+import Tokenizer
 
 /// An answer in the making, in OpenAI's layout: takes the events of its choices and gives the chunks of a stream, or in
 /// the end the whole. A value without I/O.

@@ -1,4 +1,5 @@
 package import Coordinator
+import JSONText
 import Tokenizer
 
 /// One call of a completions endpoint, decoded and checked: what the coordinator is asked for, and how the answer is

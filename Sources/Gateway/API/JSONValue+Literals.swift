@@ -1,4 +1,4 @@
-package import Tokenizer
+package import JSONText
 
 extension JSONValue: ExpressibleByStringLiteral, ExpressibleByDictionaryLiteral, ExpressibleByArrayLiteral,
     ExpressibleByBooleanLiteral

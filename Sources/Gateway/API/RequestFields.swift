@@ -1,4 +1,4 @@
-import Tokenizer
+import JSONText
 
 /// The members of a request's JSON object, read one by one with errors that name the field, what was found and what the
 /// limit is. A null counts as absent, as it does at OpenAI.

@@ -1,3 +1,4 @@
+import JSONText
 import Tokenizer
 
 /// Calls of tools as Mistral's models write them: after the control piece `[TOOL_CALLS]`, which is no text, a JSON array

@@ -1,8 +1,8 @@
 import HTTPTypes
 import Hummingbird
+import JSONText
 import NIOCore
 import NIOHTTPTypes
-import Tokenizer
 
 /// Stands between the HTTP codec and Hummingbird on every connection and takes care of what a request handler does not
 /// see: a client that leaves, one that does not read, one that never stops sending, and bytes that are not HTTP.

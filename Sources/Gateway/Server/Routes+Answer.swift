@@ -2,9 +2,9 @@ import Coordinator
 import Foundation
 import HTTPTypes
 import Hummingbird
+import JSONText
 import Logging
 import NIOCore
-import Tokenizer
 
 extension Routes {
     /// `/v1/chat/completions` and `/v1/completions`.

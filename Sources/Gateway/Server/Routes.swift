@@ -2,9 +2,9 @@ import Coordinator
 import Foundation
 import HTTPTypes
 import Hummingbird
+import JSONText
 import Logging
 import NIOCore
-import Tokenizer
 
 /// What a handler knows of its request besides the request.
 struct GatewayContext: RequestContext {

@@ -1,4 +1,5 @@
 import Foundation
+import JSONText
 
 /// A Mixtral in a Hugging Face directory: `config.json`, safetensors, `tokenizer.model`.
 struct HuggingFaceModel {
@@ -75,7 +76,7 @@ struct HuggingFaceModel {
         for key in keys {
             guard let value = config[key], value != .null else { continue }
             // Newer configurations list several tokens that end a text; the first is the tokenizer's.
-            guard let number = value.int ?? value.array?.first?.int else {
+            guard let number = value.integer ?? value.array?.first?.integer else {
                 throw failure(.valueInvalid, "not an integer", key, limit: "an integer")
             }
             return number

@@ -1,3 +1,5 @@
+import JSONText
+
 /// One safetensors file: a JSON header, then the tensors' bytes without gaps
 /// (https://github.com/huggingface/safetensors#format).
 struct SafetensorsFile: Sendable {
@@ -40,7 +42,7 @@ struct SafetensorsFile: Sendable {
                 found: "\(file.size) bytes", limit: "a header of \(length)")
         }
         let header = try JSONValue.parse(try file.bytes(at: 8, count: Int(length)), file: file.path, offset: 8)
-        guard case .object(let members) = header else {
+        guard let members = header.object else {
             throw ModelError(
                 .headerInvalid, "the header is not an object", file: file.path, offset: 8, found: header.summary)
         }
@@ -77,7 +79,7 @@ struct SafetensorsFile: Sendable {
         var shape: [Int] = []
         var elements: UInt64 = 1
         for dimension in dimensions {
-            guard let size = dimension.int, size >= 0 else {
+            guard let size = dimension.integer, size >= 0 else {
                 throw failure(.shapeInvalid, "an impossible dimension", found: dimension, limit: "a number from 0")
             }
             let (product, overflow) = elements.multipliedReportingOverflow(by: UInt64(size))

@@ -1,5 +1,6 @@
 import Crypto
 import Foundation
+import JSONText
 
 /// A directory of weight blobs and of manifests that name them.
 ///

@@ -1,4 +1,5 @@
 import Engine
+import JSONText
 import ModelStore
 import Tokenizer
 import TramontaneClient
@@ -8,6 +9,7 @@ import Wire
 func explain(_ error: any Error) -> (code: String, message: String) {
     switch error {
     case let error as LineError: (error.code, error.message)
+    case let error as JSONError: (error.code, error.message)
     case let error as TokenizerError: (error.code, error.message)
     case let error as EngineError: (error.code, error.message)
     case let error as ModelError: (error.code, error.message)

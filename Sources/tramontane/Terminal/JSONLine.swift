@@ -1,4 +1,4 @@
-import Tokenizer
+import JSONText
 
 /// Writes one line of JSON, without spaces, numbers so that they read back to the same bits.
 struct JSONLine {

@@ -1,4 +1,4 @@
-import Tokenizer
+import JSONText
 
 /// What is wrong with one line of input.
 struct LineError: Error {

@@ -1,7 +1,7 @@
 import Foundation
 import Glibc
+import JSONText
 import Testing
-import Tokenizer
 
 /// A cluster that `tramontane up` runs on this machine.
 final class Cluster: Sendable {

@@ -1,7 +1,7 @@
 import Foundation
+import JSONText
 import Testing
 import TestSupport
-import Tokenizer
 
 /// What one process computes without sockets, the oracle of everything here.
 enum Reference {

@@ -1,38 +1,46 @@
 extension JSONValue {
-    /// Values nested deeper are refused: parsing recurses, and a stack must not be the client's to exhaust.
+    /// Values nested deeper are refused: parsing recurses, and a stack must not be the sender's to exhaust.
     package static let maximumDepth = 128
 
+    /// What is done where an object has two members of the same name.
+    package enum Repeats: Sendable {
+        /// The last one counts, in the first one's place, as in Python. Names are compared byte for byte.
+        case lastCounts
+        /// They are refused, also where only the spelling of a character in Unicode tells them apart, so that the
+        /// members may go into a dictionary.
+        case refused
+    }
+
     /// Reads one JSON value (RFC 8259), with nothing but white space around it.
-    ///
-    /// Of members with the same name the last one counts, in the first one's place, as in Python.
-    /// - Throws: ``TokenizerError`` with the code `json`, naming the byte offset.
-    package init(parsing text: some Sequence<UInt8>) throws(TokenizerError) {
-        var parser = JSONParser(Array(text))
+    package init(parsing text: some Sequence<UInt8>, repeats: Repeats = .lastCounts) throws(JSONError) {
+        var parser = JSONParser(Array(text), repeats: repeats)
         self = try parser.document()
     }
 
-    package init(parsing text: String) throws(TokenizerError) {
+    package init(parsing text: String) throws(JSONError) {
         try self.init(parsing: text.utf8)
     }
 }
 
 private struct JSONParser {
     private let bytes: [UInt8]
+    private let repeats: JSONValue.Repeats
     private var position = 0
 
-    init(_ bytes: [UInt8]) {
+    init(_ bytes: [UInt8], repeats: JSONValue.Repeats) {
         self.bytes = bytes
+        self.repeats = repeats
     }
 
-    mutating func document() throws(TokenizerError) -> JSONValue {
+    mutating func document() throws(JSONError) -> JSONValue {
         let value = try value(depth: 0)
         skipWhitespace()
         guard position == bytes.count else { throw error("something follows the value") }
         return value
     }
 
-    private func error(_ message: String) -> TokenizerError {
-        TokenizerError("json", "offset \(position): \(message)")
+    private func error(_ problem: String) -> JSONError {
+        JSONError(offset: position, problem: problem)
     }
 
     private var current: UInt8? { position < bytes.count ? bytes[position] : nil }
@@ -49,7 +57,7 @@ private struct JSONParser {
         return true
     }
 
-    private mutating func value(depth: Int) throws(TokenizerError) -> JSONValue {
+    private mutating func value(depth: Int) throws(JSONError) -> JSONValue {
         guard depth < JSONValue.maximumDepth else {
             throw error("nested deeper than \(JSONValue.maximumDepth) values")
         }
@@ -67,13 +75,13 @@ private struct JSONParser {
         }
     }
 
-    private mutating func word(_ word: String, _ value: JSONValue) throws(TokenizerError) -> JSONValue {
+    private mutating func word(_ word: String, _ value: JSONValue) throws(JSONError) -> JSONValue {
         guard bytes[position...].starts(with: word.utf8) else { throw error("\(word) is misspelt") }
         position += word.utf8.count
         return value
     }
 
-    private mutating func array(depth: Int) throws(TokenizerError) -> JSONValue {
+    private mutating func array(depth: Int) throws(JSONError) -> JSONValue {
         position += 1
         var elements: [JSONValue] = []
         if take("]") { return .array(elements) }
@@ -84,16 +92,21 @@ private struct JSONParser {
         }
     }
 
-    private mutating func object(depth: Int) throws(TokenizerError) -> JSONValue {
+    private mutating func object(depth: Int) throws(JSONError) -> JSONValue {
         position += 1
         var members: [JSONValue.Member] = []
         // Keys are bytes, since Swift's String calls different spellings of a character equal.
         var indices: [[UInt8]: Int] = [:]
+        var names: Set<String> = []
         if take("}") { return .object(members) }
         while true {
             skipWhitespace()
             guard current == UInt8(ascii: "\"") else { throw error("a member's name is missing") }
+            let start = position
             let name = try string()
+            guard repeats == .lastCounts || names.insert(name).inserted else {
+                throw JSONError(offset: start, problem: "duplicate key", duplicate: name)
+            }
             guard take(":") else { throw error("a member's name is followed by :") }
             let value = try value(depth: depth + 1)
             if let index = indices[Array(name.utf8)] {
@@ -107,7 +120,7 @@ private struct JSONParser {
         }
     }
 
-    private mutating func number() throws(TokenizerError) -> JSONValue {
+    private mutating func number() throws(JSONError) -> JSONValue {
         let start = position
         var isInteger = true
         if current == UInt8(ascii: "-") { position += 1 }
@@ -133,13 +146,13 @@ private struct JSONParser {
         return .double(value)
     }
 
-    private mutating func digits() throws(TokenizerError) {
+    private mutating func digits() throws(JSONError) {
         let start = position
         while let byte = current, (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) { position += 1 }
         guard position > start else { throw error("a digit is missing") }
     }
 
-    private mutating func string() throws(TokenizerError) -> String {
+    private mutating func string() throws(JSONError) -> String {
         position += 1
         var output: [UInt8] = []
         while let byte = current {
@@ -161,7 +174,7 @@ private struct JSONParser {
         throw error("a string without end")
     }
 
-    private mutating func escape(into output: inout [UInt8]) throws(TokenizerError) {
+    private mutating func escape(into output: inout [UInt8]) throws(JSONError) {
         guard let byte = current else { throw error("a string without end") }
         position += 1
         switch byte {
@@ -187,7 +200,7 @@ private struct JSONParser {
         }
     }
 
-    private mutating func hexadecimal() throws(TokenizerError) -> UInt32 {
+    private mutating func hexadecimal() throws(JSONError) -> UInt32 {
         var value: UInt32 = 0
         for _ in 0..<4 {
             guard let byte = current, let digit = Character(Unicode.Scalar(byte)).hexDigitValue else {

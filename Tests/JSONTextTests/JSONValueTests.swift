@@ -1,6 +1,5 @@
+import JSONText
 import Testing
-
-@testable import Tokenizer
 
 struct JSONValueTests {
     /// Left as a client may write it, right as Python's json.dumps(json.loads(…), ensure_ascii=False) writes it.
@@ -34,22 +33,22 @@ struct JSONValueTests {
         "\"\\udc00\"", "1e999", "NaN", "[", "{",
     ])
     func refused(input: String) {
-        let error = #expect(throws: TokenizerError.self) { try JSONValue(parsing: input) }
+        let error = #expect(throws: JSONError.self) { try JSONValue(parsing: input) }
         #expect(error?.code == "json")
     }
 
     @Test func notUTF8() {
-        #expect(throws: TokenizerError.self) { try JSONValue(parsing: [0x22, 0xFF, 0x22] as [UInt8]) }
+        #expect(throws: JSONError.self) { try JSONValue(parsing: [0x22, 0xFF, 0x22] as [UInt8]) }
     }
 
     @Test func depth() throws {
         let allowed = JSONValue.maximumDepth
         _ = try JSONValue(
             parsing: String(repeating: "[", count: allowed) + String(repeating: "]", count: allowed))
-        #expect(throws: TokenizerError.self) {
+        #expect(throws: JSONError.self) {
             try JSONValue(parsing: String(repeating: "[", count: 100_000))
         }
-        #expect(throws: TokenizerError.self) {
+        #expect(throws: JSONError.self) {
             try JSONValue(parsing: String(repeating: "{\"a\":", count: 100_000))
         }
     }
@@ -58,5 +57,17 @@ struct JSONValueTests {
         let value = try JSONValue(parsing: #"{"e\u0301":1,"\u00e9":2}"#)
         #expect(value["\u{E9}"]?.integer == 2)
         #expect(value["e\u{301}"]?.integer == 1)
+    }
+
+    @Test(arguments: [
+        (#"{"a":1,"b":2,"a":3}"#, 13, "a"), (#"{"x":[{"b":1,"b":1}]}"#, 13, "b"),
+        // One letter in two spellings: a dictionary would lose one of them.
+        (#"{"e\u0301":1,"\u00e9":2}"#, 13, "\u{E9}"),
+    ])
+    func repeatedNamesMayBeRefused(input: String, offset: Int, name: String) throws {
+        let error = #expect(throws: JSONError.self) { try JSONValue(parsing: input.utf8, repeats: .refused) }
+        #expect(error?.offset == offset)
+        #expect(error?.duplicate == name)
+        _ = try JSONValue(parsing: input)
     }
 }

@@ -1,6 +1,6 @@
-/// A JSON value that keeps the order of its members and the digits of its integers.
+/// A JSON value that keeps the order of its members and the digits of its integers, read strictly.
 ///
-/// Chat formats put tools into the prompt as text, so what a client wrote has to come out in the client's order, written as
+/// It came from outside, over HTTP or in a model's files. Chat formats put tools into the prompt as text, so what a client wrote has to come out in the client's order, written as
 /// Python's `json.dumps(…, ensure_ascii=False)` writes it: that is what the models were trained on.
 package indirect enum JSONValue: Sendable, Equatable {
     case null

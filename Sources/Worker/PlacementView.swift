@@ -19,11 +19,6 @@ package struct PeerID: Hashable, Comparable, Sendable, CustomStringConvertible {
 
 /// One worker's view of a placement: what it holds, whom it sends to, and its part in every lane.
 package struct PlacementView: Sendable, Equatable {
-    package struct Address: Sendable, Equatable {
-        package let host: String
-        package let port: Int
-    }
-
     package struct Member: Sendable, Equatable {
         package let peer: PeerID
         package let address: Address
@@ -86,8 +81,11 @@ package struct PlacementView: Sendable, Equatable {
                 guard names.insert(member.name).inserted else {
                     throw invalid("worker '\(member.name)' is named twice")
                 }
-                guard let address = PlacementView.parse(member.dataAddress) else {
-                    throw invalid("worker '\(member.name)': address '\(member.dataAddress)' is not HOST:PORT")
+                let address: Address
+                do {
+                    address = try Address(parsing: member.dataAddress)
+                } catch {
+                    throw invalid("worker '\(member.name)': \(error.message)")
                 }
                 let experts = Set(member.experts.map(Int.init))
                 if let wrong = experts.first(where: { $0 >= expertCount }) {
@@ -167,15 +165,5 @@ package struct PlacementView: Sendable, Equatable {
     /// The part of this worker in `lane`, nil if it has none.
     package func role(inLane lane: Int) -> LaneRole? {
         lanes.indices.contains(lane) ? lanes[lane] : nil
-    }
-
-    /// `HOST:PORT`, with IPv6 hosts in brackets; nil if it is neither.
-    package static func parse(_ text: String) -> Address? {
-        guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]),
-            (1...65_535).contains(port)
-        else { return nil }
-        var host = text[..<colon]
-        if host.hasPrefix("["), host.hasSuffix("]") { host = host.dropFirst().dropLast() }
-        return host.isEmpty ? nil : Address(host: String(host), port: port)
     }
 }

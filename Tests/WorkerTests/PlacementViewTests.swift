@@ -41,7 +41,7 @@ import Worker
         #expect(a.layers == 0..<2)
         #expect(a.isFirstStage && !a.isLastStage)
         #expect(Set(a.outbound.keys.map(\.name)) == ["b", "c", "d"])
-        #expect(a.outbound.values.first == PlacementView.parse("[::1]:70"))
+        #expect(try a.outbound.values.first == Address(parsing: "[::1]:70"))
         #expect(a.outbound.values.first?.host == "::1")
         #expect(a.role(inLane: 0)?.next?.name == "d")
         #expect(a.role(inLane: 1) == nil)

@@ -178,7 +178,7 @@ final class TestCluster {
     func dial(_ name: String, role: ProtoHello.Role, as ownName: String, incarnation: UInt64 = 1) async throws
         -> Connection
     {
-        guard let address = registered[name].flatMap({ PlacementView.parse($0.register.dataAddress) }) else {
+        guard let address = registered[name].flatMap({ try? Address(parsing: $0.register.dataAddress) }) else {
             throw Failure(code: "test", message: "no worker \(name)")
         }
         let sink = sink

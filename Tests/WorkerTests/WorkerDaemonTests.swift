@@ -291,7 +291,7 @@ struct WorkerDaemonTests {
     @Test func aPeerThatDoesNotReadHoldsUpNobody() async throws {
         let (cluster, _, columns, format) = try await Self.impostor(credits: 60_000)
         let address = try #require(
-            cluster.registered["a"].flatMap { PlacementView.parse($0.register.dataAddress) })
+            cluster.registered["a"].flatMap { try? Address(parsing: $0.register.dataAddress) })
         var hello = ProtoHello()
         hello.role = .workerData
         hello.name = "b"

@@ -11,7 +11,7 @@ final class WorkerSession: ConnectionDelegate {
     let control: Connection
     private(set) var data: Connection?
     private let core: Core
-    private var address: (host: String, port: Int)?
+    private var address: Address?
     private var isRegistered = false
     private var isDialling = false
     private var isClosed = false
@@ -71,10 +71,11 @@ final class WorkerSession: ConnectionDelegate {
         guard Array(message.manifestDigest) == core.manifestDigest else {
             throw Failure(code: "manifest_mismatch", message: "manifest_digest: the worker has another model")
         }
-        guard let address = Self.parse(message.dataAddress) else {
-            throw Failure(
-                code: "address_invalid",
-                message: "data_address: \(RequestError.quoted(message.dataAddress)), expected HOST:PORT")
+        let address: Address
+        do {
+            address = try Address(parsing: message.dataAddress)
+        } catch {
+            throw Failure(code: error.code, message: "data_address: \(error.message)")
         }
         var registration = Membership.Registration(
             name: message.name, incarnation: message.incarnation, dataAddress: message.dataAddress)
@@ -87,15 +88,6 @@ final class WorkerSession: ConnectionDelegate {
         isRegistered = true
         core.workers[number] = self
         core.perform(changes)
-    }
-
-    private static func parse(_ text: String) -> (host: String, port: Int)? {
-        guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]),
-            (1...65_535).contains(port)
-        else { return nil }
-        var host = text[..<colon]
-        if host.hasPrefix("["), host.hasSuffix("]") { host = host.dropFirst().dropLast() }
-        return host.isEmpty ? nil : (String(host), port)
     }
 
     // MARK: The data connection

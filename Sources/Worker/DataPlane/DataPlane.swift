@@ -54,13 +54,13 @@ final class DataPlane {
 
     /// A connection to a peer that this worker sends to.
     final class Link {
-        let address: PlacementView.Address
+        let address: Address
         var connection: Connection?
         var backOff = BackOff(firstMilliseconds: 50, lastMilliseconds: 2_000)
         var attempts = 0
         var retry: Scheduled<Void>?
 
-        init(address: PlacementView.Address) { self.address = address }
+        init(address: Address) { self.address = address }
     }
 
     let eventLoop: any EventLoop

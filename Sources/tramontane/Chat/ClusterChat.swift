@@ -1,4 +1,5 @@
 import TramontaneClient
+import Wire
 
 /// A cluster answers.
 struct ClusterChat: ChatPartner {

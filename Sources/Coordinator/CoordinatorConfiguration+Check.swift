@@ -34,10 +34,9 @@ extension CoordinatorConfiguration {
         } catch {
             throw Failure(code: error.code, message: error.message)
         }
-        let lanePages = LanePages.divide(pages: pagesPerWorker, among: topology.lanes).map(\.count).min() ?? 0
         let wanted = contextLength ?? shape.contextLength
         try check("context", wanted, 2...max(2, shape.contextLength))
-        let length = min(wanted, lanePages * Scheduler.pageTokens)
+        let length = min(wanted, LanePages.tokens(pages: pagesPerWorker, lanes: topology.lanes))
         guard length >= 2 else {
             throw Failure(
                 code: "configuration_invalid",

@@ -27,7 +27,8 @@ package struct CoordinatorConfiguration: Sendable {
     /// Longest sequence, prompt and answer, in tokens; nil is the model's own limit. Bounded by the pages of a lane.
     package var contextLength: Int?
     /// KV pages (32 tokens) of each worker, shared by the lanes that go through it.
-    package var pagesPerWorker = 1024
+    package var pagesPerWorker = defaultPagesPerWorker
+    package static let defaultPagesPerWorker = 1024
     /// Most prompt rows in one step. Decode rows come on top.
     package var prefillChunkRows = 128
     /// Most sequences that run in a lane at once; more wait.

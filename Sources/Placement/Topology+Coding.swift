@@ -8,7 +8,7 @@
 ///           - name: b
 ///             experts: [4, 5, 6, 7]
 ///
-/// Layers and experts are a number, a list of numbers, or text of numbers and inclusive ranges with commas ("0-3,6").
+/// Layers and experts are numbers and inclusive ranges, with commas ("0-3,6") or as a list.
 extension Topology: Codable {
     package init(from decoder: any Decoder) throws {
         let container = try Keys.container(of: decoder, what: "topology", known: ["stages"])
@@ -94,6 +94,8 @@ private struct Numbers: Decodable {
         // Text first: YAML's readers take 0-3 for a number too, the octal -3.
         if let text = try? container.decode(String.self) {
             found = try Self.parse(text, container)
+        } else if let texts = try? container.decode([String].self) {
+            found = try texts.flatMap { try Self.parse($0, container) }
         } else if let number = try? container.decode(Int.self) {
             found = [number]
         } else {
@@ -101,27 +103,32 @@ private struct Numbers: Decodable {
         }
         guard found.count <= Self.limit, found.allSatisfy({ (0..<Self.limit).contains($0) }) else {
             throw DecodingError.dataCorruptedError(
-                in: container, debugDescription: "numbers from 0 to \(Self.limit - 1) are allowed")
+                in: container, debugDescription: "numbers from 0 to \(Self.limit - 1) are expected")
         }
         let sorted = found.sorted()
-        guard zip(sorted, sorted.dropFirst()).allSatisfy({ $0 < $1 }) else {
-            throw DecodingError.dataCorruptedError(in: container, debugDescription: "a number appears twice")
+        if let (twice, _) = zip(sorted, sorted.dropFirst()).first(where: { $0 == $1 }) {
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\(twice) appears twice")
         }
         values = sorted
     }
 
     private static func parse(_ text: String, _ container: any SingleValueDecodingContainer) throws -> [Int] {
+        func invalid(_ problem: String) -> DecodingError {
+            .dataCorruptedError(in: container, debugDescription: "\"\(text.prefix(64))\": \(problem)")
+        }
         var values: [Int] = []
         for part in text.split(separator: ",", omittingEmptySubsequences: false) {
             let ends = part.split(separator: "-", omittingEmptySubsequences: false).map { piece in
                 Int(piece.filter { $0 != " " })
             }
-            guard let first = ends.first ?? nil, let last = ends.last ?? nil, ends.count <= 2, first <= last,
-                last < limit, values.count <= limit
-            else {
-                throw DecodingError.dataCorruptedError(
-                    in: container,
-                    debugDescription: "\"\(text.prefix(64))\": numbers and ranges like 0-3,6 were expected")
+            guard let first = ends.first ?? nil, let last = ends.last ?? nil, ends.count <= 2 else {
+                throw invalid("numbers and ranges like 0-3,6 are expected")
+            }
+            guard first <= last else {
+                throw invalid("the range \(first)-\(last) ends before it begins; \(last)-\(first) may be meant")
+            }
+            guard last < limit, values.count <= limit else {
+                throw invalid("numbers from 0 to \(limit - 1) are expected, each once")
             }
             values += first...last
         }

@@ -8,8 +8,8 @@ struct Tramontane: ParsableCommand {
         abstract: "Serves Mixtral-class mixture-of-experts models on clusters of ordinary CPU servers.",
         discussion: """
             Every option can also be set in the environment (--http as TRAMONTANE_HTTP) or in a YAML file (--config FILE, \
-            with `http: HOST:PORT`, or `up:` and settings below it for one command). The command line comes first, then the \
-            environment, then the file.
+            before or after the command, with `http: HOST:PORT`, or `up:` and settings below it for one command). The \
+            command line comes first, then the environment, then the file.
 
             Example:
               tramontane up --model cluster/demo --workers 4 --stages 2 --http 127.0.0.1:8080 --listen 127.0.0.1:7000 \
@@ -28,39 +28,42 @@ struct Tramontane: ParsableCommand {
     static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())
         do {
-            try checkCommand(arguments.first)
-            let settings = SettingsResolver(commands: commands, environment: ProcessInfo.processInfo.environment)
-            var command = try parseAsRoot(settings.resolve(arguments))
+            var command = try Self.command(for: arguments, environment: ProcessInfo.processInfo.environment)
             try command.run()
         } catch {
-            Foundation.exit(report(error, arguments: arguments))
+            // Help and version were asked for.
+            guard let failure = Self.failure(error, arguments: arguments) else { exit(withError: error) }
+            if !failure.line.isEmpty { StandardError.write("tramontane: \(failure.line)\n") }
+            Foundation.exit(failure.status)
         }
     }
 
-    /// Prints what went wrong, on one line, and says which status the process ends with.
-    private static func report(_ error: any Error, arguments: [String]) -> Int32 {
-        if let error = error as? CommandError {
-            if !error.message.isEmpty { StandardError.write("tramontane: \(oneLine(error.message))\n") }
-            return error.status
-        }
+    /// What a command line asks for, with the settings of environment and configuration file.
+    static func command(for arguments: [String], environment: [String: String]) throws -> any ParsableCommand {
+        let settings = SettingsResolver(commands: commands, environment: environment)
+        let arguments = try settings.commandFirst(arguments)
+        try checkCommand(arguments[...])
+        return try parseAsRoot(settings.resolve(arguments))
+    }
+
+    /// What went wrong, in one line that is empty where everything was said already, and the status that the process ends
+    /// with. Nil where nothing went wrong.
+    static func failure(_ error: any Error, arguments: [String]) -> (line: String, status: Int32)? {
+        if let error = error as? CommandError { return (oneLine(error.message), error.status) }
         let status = exitCode(for: error)
-        // Help and version were asked for.
-        if status == .success { exit(withError: error) }
-        if status == .validationFailure {
-            var line = oneLine(message(for: error))
-            if let command = arguments.lazy.compactMap(Self.command).first {
-                line += ". For example: \(oneLine(command.example))"
-            }
-            StandardError.write("tramontane: \(line)\n")
-            return status.rawValue
+        if status == .success { return nil }
+        guard status == .validationFailure else { return (oneLine(describe(error)), ExitCode.failure.rawValue) }
+        var line = oneLine(message(for: error))
+        if let command = arguments.lazy.compactMap(Self.command).first {
+            line += ". For example: \(oneLine(command.example))"
         }
-        StandardError.write("tramontane: \(oneLine(describe(error)))\n")
-        return ExitCode.failure.rawValue
+        return (line, status.rawValue)
     }
 
-    /// The parser would call a misspelt command an unexpected argument.
-    private static func checkCommand(_ name: String?) throws {
-        guard let name, !name.hasPrefix("-"), name != "help", command(name) == nil else { return }
+    /// The parser would call a misspelt command an unexpected argument, and would help with no command in particular.
+    private static func checkCommand(_ arguments: ArraySlice<String>) throws {
+        guard let name = arguments.first, !name.hasPrefix("-"), command(name) == nil else { return }
+        if name == "help" { return try checkCommand(arguments.dropFirst()) }
         let names = commands.compactMap { $0.configuration.commandName }
         throw CommandError.usage("unknown command \"\(name)\"\(Suggestion.text(for: name, among: names))")
     }

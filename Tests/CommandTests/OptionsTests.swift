@@ -2,23 +2,15 @@ import ArgumentParser
 import ModelStore
 import Placement
 import Testing
+import Wire
 
 @testable import tramontane
 
 struct OptionsTests {
     @Test func addresses() throws {
-        #expect(try Address.parse("127.0.0.1:0") == Address(host: "127.0.0.1", port: 0))
-        #expect(try Address.parse("[::1]:7000") == Address(host: "::1", port: 7000))
-        #expect(try Address.parse("[::1]:7000").description == "[::1]:7000")
-        #expect(try Address.parse("node-1:65535").description == "node-1:65535")
-    }
-
-    @Test(arguments: [
-        "", "127.0.0.1", ":80", "host:", "host:70000", "host:-1", "host:+1", "host:x", "::1:80",
-        "host:99999999999999999999",
-    ])
-    func addressesThatAreWrong(text: String) {
-        #expect(throws: ValidationError.self) { try Address.parse(text) }
+        #expect(try Address.listening("[::1]:0") == Address(host: "::1", port: 0))
+        let error = #expect(throws: ValidationError.self) { try Address.remote("host:0") }
+        #expect(error?.message == "\"host:0\": the port is a number from 1 to 65535")
     }
 
     @Test func theCoordinatorOfUpIsToldTheBackend() throws {
@@ -62,6 +54,29 @@ struct OptionsTests {
         #expect(topology.stages[0].members[1].experts == [3, 4, 5, 6, 7])
     }
 
+    @Test func aListOfRanges() throws {
+        let topology = try TopologyFile.parse(
+            oneStage("      - { name: a, experts: [0-3, 4, 5-7] }\n"), file: "t.yaml", shape: shape)
+        #expect(topology.stages[0].members[0].experts == Array(0...7))
+    }
+
+    @Test func tooFewPagesAreSaidAtTheStart() throws {
+        let topology = try Topology.even(shape: shape, workers: ["a", "b"], stages: 1)
+        func warning(_ arguments: [String]) throws -> String? {
+            try ServingOptions.parse(["--model", "m", "--workers", "2"] + arguments)
+                .warning(shape: shape, topology: topology)
+        }
+        // Two lanes that share no worker: each has all the pages of its own.
+        #expect(
+            try warning(["--pages", "1"])
+                == "--pages 1: only 32 tokens of a sequence fit into a lane's KV cache, the context has 2048; "
+                + "give more --pages, or a smaller --context-length")
+        #expect(try warning(["--pages", "63"])?.contains("only 2016 tokens") == true)
+        #expect(try warning(["--pages", "64"]) == nil)
+        #expect(try warning([]) == nil)
+        #expect(try warning(["--pages", "2", "--context-length", "64"]) == nil)
+    }
+
     private func oneStage(_ workers: String) -> String {
         "stages:\n  - layers: 0-5\n    workers:\n" + workers
     }
@@ -78,9 +93,25 @@ struct OptionsTests {
             ("stages:\n  - layers: 0-4\n    workers:\n" + all, "belong to no stage"),
             ("stages: []", "no stages"),
             ("stage: []", "did you mean \"stages\""),
+            (
+                oneStage("      - { name: a, experts: 7-0 }\n"),
+                "stages[0].workers[0].experts: \"7-0\": the range 7-0 ends"
+            ),
+            (
+                oneStage(all).replacing("0-5", with: "5-0"),
+                "stages[0].layers: \"5-0\": the range 5-0 ends before it begins"
+            ),
+            (oneStage("      - { name: a, experts: [0, 1, 1] }\n"), "1 appears twice"),
             ("{", ""),
-            ("", ""),
-            ("stages: 5", ""),
+            ("", "the file is empty; a topology begins with \"stages:\""),
+            ("# nothing yet\n", "the file is empty"),
+            ("stages: 5", "stages: a list is expected"),
+            ("5", "a list of `key: value` is expected"),
+            (
+                oneStage("      - { name: [a], experts: 0-7 }\n"),
+                "stages[0].workers[0].name: a single value is expected"
+            ),
+            (oneStage("      - { name: a }\n"), "stages[0].workers[0]: experts is missing"),
         ]
         for (text, says) in cases {
             let error = #expect(throws: CommandError.self) {

@@ -67,7 +67,9 @@ struct SettingsTests {
         ("serve:\n  wrokers: 3", "did you mean \"workers\"?"),
         ("insecure_network: true", "did you mean \"insecure-network\"?"),
         ("zzzzzz: 1", "allowed are ask, http"),
-        ("ask:\n  http: a:1", "unknown key \"http\""),
+        ("ask:\n  http: a:1", "ask: unknown key \"http\""),
+        ("serve: 3", "serve is \"3\", but it is a command: settings of it are expected below"),
+        ("ask: [prompt]", "ask is a list, but it is a command"),
         ("- http", "is not a list of"),
         ("http: [1, 2]", "is not a single value"),
         ("http: a\nhttp: b", "http"),
@@ -77,6 +79,46 @@ struct SettingsTests {
         let error = #expect(throws: CommandError.self) { try resolve(["serve"], file: file) }
         #expect(error?.status == 64)
         #expect(says.isEmpty || error?.message.contains(says) == true, "\(error?.message ?? "")")
+    }
+
+    @Test func aWordThatIsACommandAndAnOption() throws {
+        let settings: [String: [Setting]] = ["chat": [.option("system")], "tokenize": [.option("chat")]]
+        func read(_ text: String, _ command: String) throws -> [String: String] {
+            try SettingsResolver.configuration(text, file: "f", command: command, settings: settings)
+        }
+        #expect(try read("chat: v3", "tokenize") == ["chat": "v3"])
+        #expect(try read("chat:\n  system: Hm.", "chat") == ["system": "Hm."])
+        #expect(try read("chat:\nsystem: Hm.", "chat") == ["system": "Hm."])
+    }
+
+    @Test func theFileMayStandBeforeTheCommand() throws {
+        let resolver = SettingsResolver(settings: settings, environment: [:])
+        #expect(
+            try resolver.commandFirst(["--config", "f", "serve", "--http", "a:1"])
+                == ["serve", "--config", "f", "--http", "a:1"])
+        #expect(try resolver.commandFirst(["--config=f", "serve"]) == ["serve", "--config=f"])
+        #expect(try resolver.commandFirst(["--config", "f", "--help"]) == ["--help"])
+        #expect(try resolver.commandFirst(["serve", "--config", "f"]) == ["serve", "--config", "f"])
+        #expect(try resolver.commandFirst([]) == [])
+        #expect(throws: CommandError.self) { try resolver.commandFirst(["--config"]) }
+    }
+
+    @Test func optionsThatTheCommandDoesNotHave() throws {
+        for (arguments, says) in [
+            (["--worker", "4"], "unknown option \"--worker\"; did you mean \"--workers\"?"),
+            (["-workers", "4"], "unknown option \"-workers\"; did you mean \"--workers\"?"),
+            (["--prompt", "x"], "unknown option \"--prompt\"; allowed are --config, --http"),
+        ] {
+            let error = #expect(throws: CommandError.self) { try resolve(["serve"] + arguments) }
+            #expect(error?.status == 64)
+            #expect(error?.message.hasPrefix(says) == true, "\(error?.message ?? "")")
+        }
+        // Values are no options, whatever they look like; and help is given whatever else is there.
+        for arguments in [
+            ["--workers", "-1"], ["--topology", "--worker"], ["--worker", "4", "--help"], ["--", "--worker"],
+        ] {
+            #expect(try resolve(["serve"] + arguments) == ["serve"] + arguments)
+        }
     }
 
     @Test func aFileThatIsNotThere() {
@@ -108,6 +150,14 @@ struct SettingsTests {
             for setting in command.settings { #expect(help.contains("--\(setting.name)"), "\(setting.name)") }
             #expect(Set(command.settings.map(\.name)).count == command.settings.count)
             #expect(help.contains("tramontane \(command.configuration.commandName ?? "")"))
+            #expect(help.contains("--config <file>"))
+            // What is missing here would be refused as unknown.
+            let known = Set(command.settings.map(\.name)).union(["config", "help", "version"])
+            for line in help.split(separator: "\n") where line.hasPrefix("  -") {
+                for match in line.prefix(while: { $0 != "<" }).matches(of: #/--([a-z-]+)/#) {
+                    #expect(known.contains(String(match.1)), "\(line)")
+                }
+            }
         }
     }
 }

@@ -18,4 +18,9 @@ package enum LanePages {
             return start..<start + share
         }
     }
+
+    /// Tokens of the longest sequence that every lane has pages for.
+    package static func tokens(pages: Int, lanes: [[String]]) -> Int {
+        (divide(pages: pages, among: lanes).map(\.count).min() ?? 0) * Scheduler.pageTokens
+    }
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import Wire
 
 /// Talks with a model, line by line.
 struct ChatCommand: Command {
@@ -14,7 +15,7 @@ struct ChatCommand: Command {
         ] + SamplingArguments.settings + EngineOptions.settings + ModelOptions.settings
 
     @Option(
-        help: ArgumentHelp("The coordinator's binary port.", valueName: "host:port"), transform: Address.parseRemote)
+        help: ArgumentHelp("The coordinator's binary port.", valueName: "host:port"), transform: Address.remote)
     var cluster: Address?
 
     @Option(
@@ -28,6 +29,7 @@ struct ChatCommand: Command {
     var system: String?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Longest answer. Default: the rest of the context.", valueName: "count"),
         transform: NumberParsing.positive)
     var maxTokens: Int?
@@ -35,6 +37,7 @@ struct ChatCommand: Command {
     @OptionGroup var sampling: SamplingArguments
     @OptionGroup var engine: EngineOptions
     @OptionGroup var models: ModelOptions
+    @OptionGroup var settingsFile: SettingsFile
 
     func validate() throws {
         guard (model == nil) != (cluster == nil) else {

@@ -2,8 +2,11 @@ import ArgumentParser
 import Coordinator
 import Engine
 import Gateway
+import Logging
 import ModelStore
+import Placement
 import ServiceLifecycle
+import Wire
 
 /// The daemon that admits requests and schedules steps, and its HTTP port.
 struct CoordinatorCommand: Command {
@@ -20,6 +23,7 @@ struct CoordinatorCommand: Command {
 
     @OptionGroup var serving: ServingOptions
     @OptionGroup var models: ModelOptions
+    @OptionGroup var settingsFile: SettingsFile
 
     @Flag(help: .hidden)
     var supervised = false
@@ -27,7 +31,11 @@ struct CoordinatorCommand: Command {
     func run() throws {
         let logger = try Daemon.prepare("coordinator", level: serving.logLevel, supervised: supervised)
         let model = try models.resolve(serving.model)
-        let coordinator = try Coordinator(configuration: configuration(model), logger: logger)
+        let topology = try serving.placed(model)
+        if let warning = serving.warning(shape: model.manifest.shape, topology: topology) {
+            logger.warning("\(warning)")
+        }
+        let coordinator = try Coordinator(configuration: configuration(model, topology), logger: logger)
         var gatewayConfiguration = Gateway.Configuration(host: serving.http.host, port: serving.http.port)
         gatewayConfiguration.insecureNetwork = serving.insecureNetwork
         let gateway = Gateway(configuration: gatewayConfiguration, coordinator: coordinator, logger: logger)
@@ -35,9 +43,13 @@ struct CoordinatorCommand: Command {
         try Daemon.run([coordinator, gateway, announcer], supervised: supervised, logger: logger)
     }
 
-    private func configuration(_ model: ResolvedModel) throws -> CoordinatorConfiguration {
-        var configuration = CoordinatorConfiguration(
-            manifest: model.manifest, store: model.store, layout: try serving.layout(model))
+    private func configuration(_ model: ResolvedModel, _ topology: Topology) -> CoordinatorConfiguration {
+        // Workers of an even layout have names of their own; a topology's are awaited.
+        let layout =
+            serving.topology == nil
+            ? CoordinatorConfiguration.Layout.even(workers: serving.workers ?? 1, stages: serving.stages ?? 1)
+            : .topology(topology)
+        var configuration = CoordinatorConfiguration(manifest: model.manifest, store: model.store, layout: layout)
         configuration.host = serving.listen.host
         configuration.port = serving.listen.port
         configuration.insecureNetwork = serving.insecureNetwork
@@ -47,18 +59,6 @@ struct CoordinatorCommand: Command {
         if let rows = serving.prefillChunk { configuration.prefillChunkRows = rows }
         if let limit = serving.queueLimit { configuration.queueLimit = limit }
         return configuration
-    }
-}
-
-extension ServingOptions {
-    /// Checked against the model, so that a mistake shows before anything is started.
-    func layout(_ model: ResolvedModel) throws -> CoordinatorConfiguration.Layout {
-        if let topology {
-            return .topology(try TopologyFile.read(topology, for: model.manifest.shape))
-        }
-        let layout = CoordinatorConfiguration.Layout.even(workers: workers ?? 1, stages: stages ?? 1)
-        _ = try evenTopology(model)
-        return layout
     }
 }
 

@@ -21,6 +21,7 @@ struct GenerateCommand: Command {
     var prompt: String
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Most tokens to generate. Default: 16.", valueName: "count"),
         transform: { try NumberParsing.count($0, 0...(1 << 30)) })
     var maxTokens = 16
@@ -28,6 +29,7 @@ struct GenerateCommand: Command {
     @OptionGroup var sampling: SamplingArguments
     @OptionGroup var engine: EngineOptions
     @OptionGroup var models: ModelOptions
+    @OptionGroup var settingsFile: SettingsFile
 
     @Flag(help: "Print one JSON object with text, ids, finish_reason and seed, once it is complete.")
     var json = false

@@ -30,6 +30,8 @@ struct ImportCommand: Command {
         transform: quantization)
     var quantize: TensorFormat?
 
+    @OptionGroup var settingsFile: SettingsFile
+
     func run() throws {
         let bar = ProgressBar("importing")
         defer { bar.clear() }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Engine
+import JSONText
 import ModelStore
 import Tokenizer
 import TramontaneClient
@@ -24,16 +25,18 @@ struct ScoreCommand: Command {
 
     @Option(
         help: ArgumentHelp("Ask this cluster instead, at its binary port.", valueName: "host:port"),
-        transform: Address.parseRemote)
+        transform: Address.remote)
     var cluster: Address?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Best tokens at every position. Default: 8.", valueName: "count"),
         transform: { try NumberParsing.count($0, 0...1_048_576) })
     var top = 8
 
     @OptionGroup var engine: EngineOptions
     @OptionGroup var models: ModelOptions
+    @OptionGroup var settingsFile: SettingsFile
 
     func validate() throws {
         guard (model == nil) != (cluster == nil) else {

@@ -10,11 +10,13 @@ struct StatusCommand: Command {
     static let settings: [Setting] = [.option("cluster"), .flag("json")]
 
     @Option(
-        help: ArgumentHelp("The coordinator's binary port.", valueName: "host:port"), transform: Address.parseRemote)
+        help: ArgumentHelp("The coordinator's binary port.", valueName: "host:port"), transform: Address.remote)
     var cluster: Address
 
     @Flag(help: "Print one JSON object, with every worker's accounting.")
     var json = false
+
+    @OptionGroup var settingsFile: SettingsFile
 
     func run() throws {
         let status = try Background.wait { [cluster] in

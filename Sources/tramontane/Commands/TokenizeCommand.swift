@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import JSONText
 import Tokenizer
 
 /// Shows what a tokenizer makes of texts and chats.
@@ -18,6 +19,8 @@ struct TokenizeCommand: Command {
 
     @Option(help: ArgumentHelp("Lay out chats in this format: v1 or v3.", valueName: "format"))
     var chat: ChatFormat?
+
+    @OptionGroup var settingsFile: SettingsFile
 
     func run() throws {
         let tokenizer = try load()

@@ -28,6 +28,7 @@ struct UpCommand: Command {
 
     @OptionGroup var serving: ServingOptions
     @OptionGroup var models: ModelOptions
+    @OptionGroup var settingsFile: SettingsFile
 
     @Option(
         help: ArgumentHelp(
@@ -35,12 +36,14 @@ struct UpCommand: Command {
     var state: String?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "Threads that compute in each worker. Default: this machine's, shared out.", valueName: "count"),
         transform: NumberParsing.threads)
     var threads: Int?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "Memory that each worker may use, such as 8GiB. Default: this machine's.", valueName: "size"),
         transform: NumberParsing.bytes)
@@ -50,7 +53,11 @@ struct UpCommand: Command {
         ProcessLimits.raiseDescriptors()
         ProcessLimits.ignoreBrokenPipes()
         let model = try models.resolve(serving.model)
-        let names = try workerNames(model)
+        let topology = try serving.placed(model)
+        if let warning = serving.warning(shape: model.manifest.shape, topology: topology) {
+            StandardError.write("tramontane up: \(warning)\n")
+        }
+        let names = topology.workers
         let directory = try StateDirectory(state)
         if state == nil { StandardError.write("tramontane up: logs and cluster.json are in \(directory.path)\n") }
         let supervisor = try Supervisor(
@@ -61,13 +68,6 @@ struct UpCommand: Command {
             })
         let status = try supervisor.run()
         if status != 0 { throw CommandError(message: "", status: status) }
-    }
-
-    private func workerNames(_ model: ResolvedModel) throws -> [String] {
-        if let path = serving.topology {
-            return try TopologyFile.read(path, for: model.manifest.shape).workers
-        }
-        return try serving.evenTopology(model).workers
     }
 
     private func workerArguments(name: String, coordinator: String, model: ResolvedModel, workers: Int) -> [String] {

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Engine
 import Logging
+import Wire
 import Worker
 
 /// The daemon that holds a part of a model and computes.
@@ -18,7 +19,7 @@ struct WorkerCommand: Command {
         ] + ModelOptions.settings
 
     @Option(
-        help: ArgumentHelp("The coordinator's binary port.", valueName: "host:port"), transform: Address.parseRemote)
+        help: ArgumentHelp("The coordinator's binary port.", valueName: "host:port"), transform: Address.remote)
     var coordinator: Address
 
     @Option(help: ArgumentHelp("A manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
@@ -30,19 +31,21 @@ struct WorkerCommand: Command {
     @Option(
         help: ArgumentHelp(
             "Where other workers connect; port 0 picks a free one. Default: 127.0.0.1:0.", valueName: "host:port"),
-        transform: Address.parse)
+        transform: Address.listening)
     var listen = Address(host: "127.0.0.1", port: 0)
 
     @Option(help: ArgumentHelp("The host by which others reach this one, where --listen is not it.", valueName: "host"))
     var advertise: String?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "Threads that compute. Default: the processors that this process may use.", valueName: "count"),
         transform: NumberParsing.threads)
     var threads: Int?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Memory for weights and KV, such as 8GiB. Default: this machine's.", valueName: "size"),
         transform: NumberParsing.bytes)
     var memory: UInt64?
@@ -62,6 +65,7 @@ struct WorkerCommand: Command {
     var logLevel = Logger.Level.info
 
     @OptionGroup var models: ModelOptions
+    @OptionGroup var settingsFile: SettingsFile
 
     @Flag(help: .hidden)
     var supervised = false

@@ -38,12 +38,14 @@ struct ResolvedModel {
 /// How this process computes.
 struct EngineOptions: ParsableArguments {
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "Threads that compute. Default: the processors that this process may use.", valueName: "count"),
         transform: NumberParsing.threads)
     var threads: Int?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "Rows of the prompt computed at once; changes no bit of the result. Default: 256.", valueName: "rows"),
         transform: { try NumberParsing.count($0, 1...65_536) })

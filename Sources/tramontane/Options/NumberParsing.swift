@@ -1,6 +1,7 @@
 import ArgumentParser
 
-/// Numbers within limits, for `@Option(transform:)`.
+/// Numbers within limits, for `@Option(transform:)`. Their options parse unconditionally: `--workers -1` has a value, and
+/// it is the value that is wrong.
 enum NumberParsing {
     static func count(_ text: String, _ range: ClosedRange<Int>) throws -> Int {
         guard let value = Int(text), range.contains(value) else {
@@ -16,6 +17,13 @@ enum NumberParsing {
 
     static func threads(_ text: String) throws -> Int {
         try count(text, 1...4096)
+    }
+
+    static func seed(_ text: String) throws -> UInt64 {
+        guard let value = UInt64(text) else {
+            throw ValidationError("\(text) is not a whole number from 0 to \(UInt64.max)")
+        }
+        return value
     }
 
     /// Read as JSON numbers are over HTTP, to a double and then rounded, so that the same digits give the same request.

@@ -10,12 +10,15 @@ struct SamplingArguments: ParsableArguments {
     var temperature: Float = 1
 
     @Option(
-        help: ArgumentHelp("The same seed gives the same text. Drawn where it is not given.", valueName: "number"))
+        parsing: .unconditional,
+        help: ArgumentHelp("The same seed gives the same text. Drawn where it is not given.", valueName: "number"),
+        transform: NumberParsing.seed)
     var seed: UInt64?
 
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("Draw from so many most likely tokens; 0 is all.", valueName: "count"))
+        help: ArgumentHelp("Draw from so many most likely tokens; 0 is all.", valueName: "count"),
+        transform: { try NumberParsing.count($0, 0...(1 << 30)) })
     var topK = 0
 
     @Option(
@@ -36,7 +39,6 @@ struct SamplingArguments: ParsableArguments {
         guard temperature >= 0, temperature <= 100 else {
             throw ValidationError("--temperature is \(temperature), allowed are 0 to 100")
         }
-        guard topK >= 0 else { throw ValidationError("--top-k is \(topK), allowed are 0 and above") }
         guard topP > 0, topP <= 1 else {
             throw ValidationError("--top-p is \(topP), allowed are numbers above 0 up to 1")
         }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Engine
 import Logging
+import Wire
 
 /// What `up` and `coordinator` are told alike.
 struct ServingOptions: ParsableArguments {
@@ -10,22 +11,24 @@ struct ServingOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "Where the OpenAI API is served; port 0 picks a free one. Default: 127.0.0.1:8080.", valueName: "host:port"),
-        transform: Address.parse)
+        transform: Address.listening)
     var http = Address(host: "127.0.0.1", port: 8080)
 
     @Option(
         help: ArgumentHelp(
             "Where workers and SDK clients connect; port 0 picks a free one. Default: 127.0.0.1:7000.",
             valueName: "host:port"),
-        transform: Address.parse)
+        transform: Address.listening)
     var listen = Address(host: "127.0.0.1", port: 7000)
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Workers that share the model evenly.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...4096) })
     var workers: Int?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Runs of layers that the workers are split over. Default: 1.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...4096) })
     var stages: Int?
@@ -35,21 +38,25 @@ struct ServingOptions: ParsableArguments {
     var topology: String?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Longest sequence served, in tokens. Default: the model's.", valueName: "tokens"),
         transform: NumberParsing.positive)
     var contextLength: Int?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("KV pages of 32 tokens of every worker.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...16_777_216) })
     var pages: Int?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Most rows of prompts in one step. Changes no bit of the results.", valueName: "rows"),
         transform: { try NumberParsing.count($0, 1...8192) })
     var prefillChunk: Int?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Most requests that wait; one more is refused.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...1_048_576) })
     var queueLimit: Int?

@@ -1,3 +1,4 @@
+import Coordinator
 import Foundation
 import ModelStore
 import Placement
@@ -15,6 +16,9 @@ enum TopologyFile {
 
     static func parse(_ text: String, file: String, shape: ModelShape) throws -> Topology {
         do {
+            guard try Yams.compose(yaml: text) != nil else {
+                throw CommandError.usage("\(file): the file is empty; a topology begins with \"stages:\"")
+            }
             let topology = try YAMLDecoder().decode(Topology.self, from: text)
             try topology.validate(for: shape)
             return topology
@@ -22,22 +26,36 @@ enum TopologyFile {
             throw CommandError.usage("\(file): \(error.message)")
         } catch let error as DecodingError {
             throw CommandError.usage("\(file): \(describe(error))")
+        } catch let error as YamlError {
+            throw CommandError.usage("\(file): \(error)")
         }
     }
 
     private static func describe(_ error: DecodingError) -> String {
         switch error {
         case .keyNotFound(let key, let context): "\(place(context))\(key.stringValue) is missing"
-        case .typeMismatch(_, let context), .valueNotFound(_, let context):
-            "\(place(context))\(context.debugDescription)"
+        case .typeMismatch(let type, let context), .valueNotFound(let type, let context):
+            "\(place(context))\(name(of: type)) is expected"
         case .dataCorrupted(let context):
             (context.underlyingError as? YamlError).map { "\($0)" } ?? "\(place(context))\(context.debugDescription)"
         @unknown default: "it is no topology"
         }
     }
 
+    /// What the reader looked for, as a writer of YAML calls it.
+    private static func name(of type: Any.Type) -> String {
+        if type is Node.Mapping.Type { return "a list of `key: value`" }
+        if type is Node.Sequence.Type { return "a list" }
+        return type is Int.Type ? "a number" : "a single value"
+    }
+
+    /// `stages[0].layers: `
     private static func place(_ context: DecodingError.Context) -> String {
-        context.codingPath.isEmpty ? "" : context.codingPath.map(\.stringValue).joined(separator: ".") + ": "
+        var text = ""
+        for key in context.codingPath {
+            text += key.intValue.map { "[\($0)]" } ?? (text.isEmpty ? "" : ".") + key.stringValue
+        }
+        return text.isEmpty ? "" : text + ": "
     }
 }
 
@@ -52,8 +70,24 @@ extension ServingOptions {
         }
     }
 
+    /// Who holds what, checked against the model, so that a mistake shows before anything is started.
+    func placed(_ model: ResolvedModel) throws -> Topology {
+        guard let topology else { return try evenTopology(model) }
+        return try TopologyFile.read(topology, for: model.manifest.shape)
+    }
+
+    /// Said at the start: without it, whoever gives too few pages learns so from refused requests.
+    func warning(shape: ModelShape, topology: Topology) -> String? {
+        let pages = pages ?? CoordinatorConfiguration.defaultPagesPerWorker
+        let tokens = LanePages.tokens(pages: pages, lanes: topology.lanes)
+        let wanted = min(contextLength ?? shape.contextLength, shape.contextLength)
+        guard tokens < wanted else { return nil }
+        return "--pages \(pages): only \(tokens) tokens of a sequence fit into a lane's KV cache, the context has "
+            + "\(wanted); give more --pages, or a smaller --context-length"
+    }
+
     /// What `--workers` and `--stages` come to.
-    func evenTopology(_ model: ResolvedModel) throws -> Topology {
+    private func evenTopology(_ model: ResolvedModel) throws -> Topology {
         do {
             return try Topology.even(shape: model.manifest.shape, workers: workerNames, stages: stages ?? 1)
         } catch {

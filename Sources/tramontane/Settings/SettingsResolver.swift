@@ -24,17 +24,35 @@ struct SettingsResolver {
         self.environment = environment
     }
 
+    /// Lets `--config FILE` stand before the command too.
+    ///
     /// - Parameter arguments: without the program's name.
-    /// - Throws: ``CommandError`` for a file that cannot be read, or has an unknown key.
+    /// - Returns: the arguments with the command first, if they name one.
+    func commandFirst(_ arguments: [String]) throws -> [String] {
+        guard let first = arguments.first, Self.optionName(first) == "config" else { return arguments }
+        let length = first.contains("=") ? 1 : 2
+        guard arguments.count >= length else { throw Self.configWithoutValue }
+        let rest = arguments[length...]
+        guard let name = rest.first, settings[name] != nil else { return Array(rest) }
+        // Before the command's own, since the last one counts.
+        return [name] + arguments[..<length] + rest.dropFirst()
+    }
+
+    /// - Parameter arguments: without the program's name, the command first.
+    /// - Throws: ``CommandError`` for an option that the command does not have, for a file that cannot be read, or has an
+    ///   unknown key.
     func resolve(_ arguments: [String]) throws -> [String] {
         // `up` hands its children everything they need; what else is set was meant for `up`.
         guard let name = arguments.first, let known = settings[name], !arguments.contains("--supervised") else {
             return arguments
         }
-        var given = Set(arguments.prefix { $0 != "--" }.compactMap(Self.optionName))
-        var configPath = environment["TRAMONTANE_CONFIG"]
         var rest = Array(arguments.dropFirst())
-        if let path = try Self.takeConfig(from: &rest) { configPath = path }
+        let options = Self.options(in: rest, known)
+        // Help is given whatever else is wrong.
+        guard options.allSatisfy({ !Self.questions.contains($0.name) }) else { return arguments }
+        try Self.check(options, known)
+        var given = Set(options.map(\.name))
+        let configPath = try Self.takeConfig(from: &rest, options) ?? environment["TRAMONTANE_CONFIG"]
 
         var added: [String] = []
         func add(_ values: [String: String], from source: (Setting) -> String) throws {
@@ -90,11 +108,13 @@ struct SettingsResolver {
         var values: [String: String] = [:]
         var section: [String: String] = [:]
         for (key, node) in top {
-            if let sectionSettings = settings[key], node.mapping != nil {
+            // A word may be both, as `chat` is: then a single value is the setting.
+            if let sectionSettings = settings[key], !all.contains(key) || node.scalar?.string.isEmpty != false {
                 let names = Set(sectionSettings.map(\.name))
-                for (key, node) in try entries(of: node, "\(file): \(key)") {
-                    try check(key, allowed: names, "\(file): \(command)")
-                    if sectionSettings == settings[command] { section[key] = try scalar(node, "\(file): \(key)") }
+                for (name, node) in try sectionEntries(of: node, key, file) {
+                    try check(name, allowed: names, "\(file): \(key)")
+                    let value = try scalar(node, "\(file): \(key): \(name)")
+                    if key == command { section[name] = value }
                 }
             } else {
                 try check(key, allowed: all.union(settings.keys), file)
@@ -102,6 +122,16 @@ struct SettingsResolver {
             }
         }
         return values.merging(section) { $1 }
+    }
+
+    /// The settings below a command's name; none where nothing is there.
+    private static func sectionEntries(of node: Node, _ command: String, _ file: String) throws -> [(String, Node)] {
+        guard node.mapping == nil else { return try entries(of: node, "\(file): \(command)") }
+        if let scalar = node.scalar, scalar.string.isEmpty { return [] }
+        let found = node.scalar.map { "\"\($0.string)\"" } ?? "a list"
+        throw CommandError.usage(
+            "\(file): \(command) is \(found), but it is a command: settings of it are expected below, each as `key: value`"
+        )
     }
 
     private static func entries(of node: Node, _ place: String) throws -> [(String, Node)] {
@@ -127,17 +157,54 @@ struct SettingsResolver {
         return String(argument.dropFirst(2).prefix { $0 != "=" })
     }
 
-    /// Removes `--config FILE`, which is for this type alone.
-    private static func takeConfig(from arguments: inout [String]) throws -> String? {
-        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
-        guard let index = arguments[..<end].lastIndex(where: { optionName($0) == "config" }) else { return nil }
+    /// Where an option stands in a command line.
+    private struct OptionPlace {
+        let index: Int
+        /// Without its dashes, where it has two.
+        let name: String
+        let written: String
+    }
+
+    /// What asks for a text and not for work, and is every command's.
+    private static let questions: Set = ["help", "-h", "help-hidden", "version"]
+
+    /// The options of a command line as far as its `--`. What follows an option that takes a value is its value.
+    private static func options(in arguments: [String], _ known: [Setting]) -> [OptionPlace] {
+        let withValue = Set(known.lazy.filter { !$0.isFlag }.map(\.name)).union(["config"])
+        var options: [OptionPlace] = []
+        var index = 0
+        while index < arguments.count, arguments[index] != "--" {
+            let argument = arguments[index]
+            if let name = optionName(argument) {
+                options.append(OptionPlace(index: index, name: name, written: "--\(name)"))
+                if withValue.contains(name), !argument.contains("=") { index += 1 }
+            } else if argument.hasPrefix("-"), argument.count > 1 {
+                options.append(OptionPlace(index: index, name: argument, written: argument))
+            }
+            index += 1
+        }
+        return options
+    }
+
+    /// The parser would say what is missing before it says what is misspelt.
+    private static func check(_ options: [OptionPlace], _ known: [Setting]) throws {
+        let allowed = Set(known.map(\.name)).union(["config"])
+        guard let unknown = options.first(where: { !allowed.contains($0.name) }) else { return }
+        let hint = Suggestion.text(for: unknown.written, among: allowed.map { "--\($0)" })
+        throw CommandError.usage("unknown option \"\(unknown.written)\"\(hint)")
+    }
+
+    /// Removes the last `--config FILE`, which is for this type alone.
+    private static func takeConfig(from arguments: inout [String], _ options: [OptionPlace]) throws -> String? {
+        guard let index = options.last(where: { $0.name == "config" })?.index else { return nil }
         let argument = arguments.remove(at: index)
         if let equals = argument.firstIndex(of: "=") { return String(argument[argument.index(after: equals)...]) }
-        guard index < arguments.count else {
-            throw CommandError.usage("--config has no value; give the path of a YAML file: --config FILE")
-        }
+        guard index < arguments.count else { throw configWithoutValue }
         return arguments.remove(at: index)
     }
+
+    private static let configWithoutValue = CommandError.usage(
+        "--config has no value; give the path of a YAML file: --config FILE")
 
     private static func bool(_ text: String) -> Bool? {
         switch text.lowercased() {

@@ -1,0 +1,101 @@
+import ArgumentParser
+import Foundation
+import ModelStore
+import Testing
+
+@testable import tramontane
+
+/// What a command line that is wrong is answered by: one line, status 64.
+struct RefusalTests {
+    private func refusal(_ arguments: [String]) throws -> String {
+        do {
+            _ = try Tramontane.command(for: arguments, environment: [:])
+        } catch {
+            let failure = try #require(Tramontane.failure(error, arguments: arguments))
+            #expect(failure.status == 64)
+            #expect(failure.line.split(whereSeparator: \.isNewline).count == 1)
+            return failure.line
+        }
+        Issue.record("was taken: \(arguments)")
+        return ""
+    }
+
+    @Test(arguments: [
+        (["up", "--model", "m", "--workers"], "-1 is not a whole number from 1 to 4096"),
+        (["up", "--model", "m", "--workers", "2", "--stages"], "-1 is not a whole number from 1 to 4096"),
+        (["up", "--model", "m", "--workers", "2", "--pages"], "-1 is not a whole number from 1 to 16777216"),
+        (["up", "--model", "m", "--workers", "2", "--context-length"], "-1 is not a whole number"),
+        (["up", "--model", "m", "--workers", "2", "--prefill-chunk"], "-1 is not a whole number from 1 to 8192"),
+        (["up", "--model", "m", "--workers", "2", "--queue-limit"], "-1 is not a whole number from 1 to 1048576"),
+        (["up", "--model", "m", "--workers", "2", "--threads"], "-1 is not a whole number from 1 to 4096"),
+        (["up", "--model", "m", "--workers", "2", "--memory"], "-1 is not a size, such as 8GiB"),
+        (["worker", "--model", "m", "--name", "a", "--coordinator", "h:1", "--threads"], "-1 is not a whole number"),
+        (["worker", "--model", "m", "--name", "a", "--coordinator", "h:1", "--memory"], "-1 is not a size"),
+        (["generate", "--model", "m", "--prompt", "x", "--max-tokens"], "-1 is not a whole number from 0"),
+        (
+            ["generate", "--model", "m", "--prompt", "x", "--seed"],
+            "-1 is not a whole number from 0 to 1844674407370955161"
+        ),
+        (["generate", "--model", "m", "--prompt", "x", "--top-k"], "-1 is not a whole number from 0"),
+        (["generate", "--model", "m", "--prompt", "x", "--threads"], "-1 is not a whole number"),
+        (["generate", "--model", "m", "--prompt", "x", "--prefill-chunk"], "-1 is not a whole number"),
+        (["generate", "--model", "m", "--prompt", "x", "--temperature"], "allowed are 0 to 100"),
+        (["chat", "--model", "m", "--max-tokens"], "-1 is not a whole number from 1"),
+        (["score", "--model", "m", "--top"], "-1 is not a whole number from 0"),
+    ])
+    func numbersBelowTheirLimit(arguments: [String], says: String) throws {
+        let line = try refusal(arguments + ["-1"])
+        #expect(line.contains(says) && line.contains(arguments.last ?? ""), "\(line)")
+    }
+
+    @Test func aMisspeltOptionComesBeforeWhatIsMissingThen() throws {
+        let line = try refusal(["up", "--model", "m", "--worker", "4"])
+        #expect(line == "unknown option \"--worker\"; did you mean \"--workers\"?")
+    }
+
+    @Test func helpForNoCommand() throws {
+        #expect(try refusal(["help", "chta"]) == "unknown command \"chta\"; did you mean \"chat\"?")
+        #expect(try refusal(["help", "bogus"]).hasPrefix("unknown command \"bogus\"; allowed are chat, "))
+        // Help that was asked for is no failure.
+        var help = try Tramontane.command(for: ["up", "--help"], environment: [:])
+        do {
+            try help.run()
+            Issue.record("no help")
+        } catch {
+            #expect(Tramontane.failure(error, arguments: []) == nil)
+        }
+    }
+
+    @Test func theConfigurationFileMayStandBeforeTheCommand() throws {
+        let url = FileManager.default.temporaryDirectory.appending(path: "config-\(UUID().uuidString).yaml")
+        try Data("up:\n  model: m\n  workers: 3\n".utf8).write(to: url)
+        defer { try? FileManager.default.removeItem(at: url) }
+        for arguments in [
+            ["--config", url.path, "up"], ["up", "--config", url.path], ["--config=\(url.path)", "up"],
+        ] {
+            let command = try #require(Tramontane.command(for: arguments, environment: [:]) as? UpCommand)
+            #expect(command.serving.workers == 3)
+        }
+    }
+
+    @Test func badBlobsAreNamedByWhatTheyHold() throws {
+        func blob(_ name: String) -> BlobReference { BlobReference(sha256: name, bytes: 1, tensors: []) }
+        let shape = ModelShape(
+            layers: 6, hidden: 256, heads: 8, keyValueHeads: 2, headDimension: 32, feedForward: 256, experts: 2,
+            expertsUsed: 2, vocabulary: 1536, contextLength: 2048, ropeTheta: 1e6, normEpsilon: 1e-5, beginToken: 1,
+            endToken: 2)
+        let manifest = Manifest(
+            name: "m", shape: shape, tokenizer: blob("t"), embedding: blob("e"), head: blob("h"),
+            layers: (0..<6).map { layer in
+                LayerBlobs(dense: blob("d\(layer)"), experts: [blob("same"), blob("x\(layer)")])
+            })
+        let parts = ["t", "e", "h", "d3", "x5", "same"].map { VerifyReport.parts(of: $0, in: manifest) }
+        #expect(
+            parts == [
+                "tokenizer", "embedding", "head", "layer 3 dense", "layer 5 expert 1",
+                "layer 0 expert 0, layer 1 expert 0, layer 2 expert 0, layer 3 expert 0 and 2 more",
+            ])
+        #expect(VerifyReport.summary(bad: 1) == "1 bad blob; import the model again")
+        #expect(VerifyReport.summary(bad: 2) == "2 bad blobs; import the model again")
+    }
+}

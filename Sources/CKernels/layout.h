@@ -31,10 +31,10 @@ enum {
 TK_INLINE size_t tk_scale_section(size_t blocks) { return (blocks * 32 + 63) / 64 * 64; }
 
 // A prepared row: int8 x columns, padded to 64; then f32 scale for each block; then sums of the int8 values:
-// a8_32: one int32 for each block; a8_256: for each block 16 int16 sums of 16, then 8 int16 sums of 32.
+// a8_32: for each block the sum times -8 and times -128, int32s; a8_256: for each block 16 int16 sums of 16, then 8 int16 sums of 32.
 TK_INLINE size_t tk_prepared_scales(size_t columns) { return (columns + 63) / 64 * 64; }
 TK_INLINE size_t tk_prepared_sums(size_t columns, size_t blocks) { return tk_prepared_scales(columns) + blocks * 4; }
-enum { TK_SUMS_A8_32 = 4, TK_SUMS_A8_256 = 48 };
+enum { TK_SUMS_A8_32 = 8, TK_SUMS_A8_256 = 48 };
 
 TK_INLINE uint16_t tk_load_u16(const void *p) {
     uint16_t x;

@@ -1,148 +1,295 @@
 // Matrix products, written once over the vector types of an instruction set.
 //
-// A core computes one panel times `R` prepared activation rows over the blocks first ..< last, into result[R][16].
-// Its unpacked weight vectors serve all R rows. R is a constant in each instance, so that sums live in registers;
-// TK_TILE is the largest R for which there are enough of them.
+// A tile adds the products of a unit, up to 256 values of k of one panel, with up to 8 activation rows. Its sums live in
+// registers, so the number of rows is a constant in each instance. Up to 8 rows take the weights straight from the panel
+// (`direct_...`); for more, a unit is first unpacked to bytes in a buffer that stays in the first-level cache
+// (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
 
 #define TK_H (16 / TK_LANES)
-#define TK_UNROLL _Pragma("GCC unroll 8")
 
+enum {
+    TK_TILE = 8,      // rows of a tile at most
+    TK_CHUNK = 32,    // rows that share an unpacked unit at most
+    TK_PANELS = 4,    // panels that a core takes at most, but 8 for floats and one row
+    TK_UNIT = 256,    // values of k in a unit
+    TK_AHEAD = 4608,  // bytes that memory is asked for in advance: the hardware's prefetcher stops at every page
+};
+
+TK_INLINE void fetch_ahead(const uint8_t *p, size_t bytes) {
+#ifdef NOAHEAD
+    return;
+#endif
+    for (size_t i = 0; i < bytes; i += 64) {
+        __builtin_prefetch(p + TK_AHEAD + i);
+    }
+}
+
+// `panels` panels, panel_bytes apart, times `count` prepared rows over the blocks first ..< last, into
+// result[panels][count][16].
 typedef void tk_core(
-    const uint8_t *panel, size_t columns, size_t first, size_t last, const uint8_t *rows, size_t stride,
-    float *result);
+    const uint8_t *panel, size_t panel_bytes, size_t panels, size_t columns, size_t first, size_t last,
+    const uint8_t *rows, size_t stride, size_t count, float *result);
 
 #define TK_CORE(name)                                                                                                  \
-    TK_INLINE void name(                                                                                               \
-        const int R, const uint8_t *panel, size_t columns, size_t first, size_t last, const uint8_t *rows,             \
-        size_t stride, float *result)
+    static void name(                                                                                                  \
+        const uint8_t *panel, size_t panel_bytes, size_t panels, size_t columns, size_t first, size_t last,            \
+        const uint8_t *rows, size_t stride, size_t count, float *result)
 
-#define TK_CORE_INSTANCE(name, R)                                                                                      \
-    static void name##_##R(                                                                                            \
-        const uint8_t *panel, size_t columns, size_t first, size_t last, const uint8_t *rows, size_t stride,           \
-        float *result) {                                                                                               \
-        name(R, panel, columns, first, last, rows, stride, result);                                                    \
-    }
+// ---------------------------------------------------------------------------------------------------------------------
+// f32, f16, bf16: acc = fma(w, x, acc) in order of k. A chain of these waits for each one's latency, so few rows take
+// several panels at once.
 
-#if TK_TILE == 8
-#define TK_CORE_INSTANCES(name)                                                                                        \
-    TK_CORE_INSTANCE(name, 1) TK_CORE_INSTANCE(name, 2) TK_CORE_INSTANCE(name, 4) TK_CORE_INSTANCE(name, 8)
-#define TK_CORE_ROW(name) {name##_1, name##_2, name##_4, name##_8}
-#else
-#define TK_CORE_INSTANCES(name) TK_CORE_INSTANCE(name, 1) TK_CORE_INSTANCE(name, 2) TK_CORE_INSTANCE(name, 4)
-#define TK_CORE_ROW(name) {name##_1, name##_2, name##_4}
-#endif
+typedef void tk_float_tile(
+    const uint8_t *panel, size_t panel_bytes, size_t k_count, const uint8_t *rows, size_t stride, float *acc);
 
-TK_INLINE void clear(const int R, vf *acc) {
-    TK_UNROLL
-    for (int i = 0; i < R * TK_H; ++i) {
-        acc[i] = vf_set1(0);
-    }
-}
-
-TK_INLINE void store(const int R, const vf *acc, float *result) {
-    TK_UNROLL
-    for (int i = 0; i < R * TK_H; ++i) {
-        vf_store(result + i * TK_LANES, acc[i]);
-    }
-}
-
-// f32, f16, bf16: acc = fma(w, x, acc) in order of k.
-#define TK_FLOAT_CORE(name, load, size)                                                                                \
-    TK_CORE(name) {                                                                                                    \
-        (void)columns;                                                                                                 \
-        vf acc[TK_TILE * TK_H];                                                                                        \
-        clear(R, acc);                                                                                                 \
-        for (size_t k = first; k < last; ++k) {                                                                        \
+#define TK_FLOAT_TILE(name, load, size, P, R)                                                                          \
+    static void name##_##P##_##R(                                                                                      \
+        const uint8_t *panel, size_t panel_bytes, size_t k_count, const uint8_t *rows, size_t stride, float *acc) {    \
+        for (int h = 0; h < TK_H; ++h) {                                                                               \
+            const uint8_t *weights = panel + h * TK_LANES * size;                                                      \
+            vf sum[P * R];                                                                                             \
             TK_UNROLL                                                                                                  \
-            for (int h = 0; h < TK_H; ++h) {                                                                           \
-                const vf w = load((const void *)(panel + k * 16 * size + h * TK_LANES * size));                        \
+            for (int i = 0; i < P * R; ++i) {                                                                          \
+                sum[i] = vf_load(acc + i * 16 + h * TK_LANES);                                                         \
+            }                                                                                                          \
+            for (size_t k = 0; k < k_count; ++k) {                                                                     \
                 TK_UNROLL                                                                                              \
-                for (int r = 0; r < R; ++r) {                                                                          \
-                    acc[r * TK_H + h] = vf_fma(w, vf_set1(tk_load_f32(rows + r * stride + k * 4)), acc[r * TK_H + h]); \
+                for (int p = 0; p < P; ++p) {                                                                          \
+                    const vf w = load((const void *)(weights + p * panel_bytes + k * 16 * size));                      \
+                    TK_UNROLL                                                                                          \
+                    for (int r = 0; r < R; ++r) {                                                                      \
+                        sum[p * R + r] = vf_fma(w, vf_set1(tk_load_f32(rows + r * stride + k * 4)), sum[p * R + r]);   \
+                    }                                                                                                  \
                 }                                                                                                      \
             }                                                                                                          \
+            TK_UNROLL                                                                                                  \
+            for (int i = 0; i < P * R; ++i) {                                                                          \
+                vf_store(acc + i * 16 + h * TK_LANES, sum[i]);                                                         \
+            }                                                                                                          \
         }                                                                                                              \
-        store(R, acc, result);                                                                                         \
-    }                                                                                                                  \
-    TK_CORE_INSTANCES(name)
+    }
+
+// Panels that R rows take at once.
+TK_INLINE size_t float_panels(size_t R) { return R == 1 ? 8 : R == 2 ? 4 : R <= 4 ? 2 : 1; }
+
+#define TK_FLOAT_CORE(name, load, size)                                                                                \
+    TK_FLOAT_TILE(name, load, size, 8, 1)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 4, 2)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 2, 3)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 2, 4)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 1)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 2)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 3)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 4)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 5)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 6)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 7)                                                                              \
+    TK_FLOAT_TILE(name, load, size, 1, 8)                                                                              \
+    TK_CORE(name) {                                                                                                    \
+        static tk_float_tile *const together[] = {name##_8_1, name##_4_2, name##_2_3, name##_2_4};                     \
+        static tk_float_tile *const alone[] = {                                                                        \
+            name##_1_1, name##_1_2, name##_1_3, name##_1_4, name##_1_5, name##_1_6, name##_1_7, name##_1_8};           \
+        tk_float_tile *const tile = panels > 1 ? together[count - 1] : alone[count - 1];                               \
+        (void)columns;                                                                                                 \
+        memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
+        for (size_t k = first; k < last; k += TK_UNIT) {                                                               \
+            tile(                                                                                                      \
+                panel + k * 16 * size, panel_bytes, last - k < TK_UNIT ? last - k : TK_UNIT, rows + k * 4, stride,     \
+                result);                                                                                               \
+        }                                                                                                              \
+    }
 
 TK_FLOAT_CORE(core_f32, vf_load, 4)
 TK_FLOAT_CORE(core_f16, vf_load_f16, 2)
 TK_FLOAT_CORE(core_bf16, vf_load_bf16, 2)
 
-// Block formats take one vector's width of rows after the other, in a loop that is not unrolled: with both halves of a
-// panel at once, AVX2's sixteen registers would not do. The sums acc may then lie in memory; they change once a block.
-TK_CORE(core_q8_0) {
-    const uint8_t *groups = panel + tk_scale_section(columns / 32);
-    const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);
-    vf acc[TK_TILE * TK_H];
-    clear(R, acc);
-    for (size_t b = first; b < last; ++b) {
-        for (int h = 0; h < TK_H; ++h) {
-            const uint8_t *w = groups + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
-            const vf d = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
+// ---------------------------------------------------------------------------------------------------------------------
+// Block formats
+
+// What a tile reads. A sub-block is a run of k with one multiplier: 32 values, in q6_K 16.
+typedef struct {
+    const uint8_t *quants;         // direct: as in the panel; shared: groups of 64 bytes in order of k
+    const uint8_t *high;           // direct q5_K, q6_K: qh
+    const uint8_t *rows;           // the first row's int8 values, from the unit's first k on
+    const uint8_t *scales, *sums;  // the first row's, from the unit's first block on
+    size_t stride;                 // bytes from row to row
+    size_t blocks;                 // in the unit
+    vf d[8][TK_H];                 // of each block
+    vf dmin[TK_H];                 // q4_K, q5_K
+    vs multipliers[16][TK_H];      // of each sub-block of a K format
+    vi pairs[8][TK_H];             // of two sub-blocks each: q4_K and q5_K minima, q6_K multipliers
+} tk_unit;
+
+// Adds the products of a unit and R rows to acc[R][16].
+typedef void tk_tile(const tk_unit *unit, size_t first_row, float *acc);
+
+#define TK_TILE_INSTANCE(name, R)                                                                                      \
+    static void name##_##R(const tk_unit *unit, size_t first_row, float *acc) { name(R, unit, first_row, acc); }
+#define TK_TILES(name)                                                                                                 \
+    TK_TILE_INSTANCE(name, 1)                                                                                          \
+    TK_TILE_INSTANCE(name, 2)                                                                                          \
+    TK_TILE_INSTANCE(name, 3)                                                                                          \
+    TK_TILE_INSTANCE(name, 4)                                                                                          \
+    TK_TILE_INSTANCE(name, 5)                                                                                          \
+    TK_TILE_INSTANCE(name, 6)                                                                                          \
+    TK_TILE_INSTANCE(name, 7)                                                                                          \
+    TK_TILE_INSTANCE(name, 8)                                                                                          \
+    static tk_tile *const name##s[TK_TILE] = {                                                                         \
+        name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8};
+
+TK_INLINE void each_tile(tk_tile *const *tiles, const tk_unit *unit, size_t count, float *result) {
+    for (size_t i = 0; i < count; i += TK_TILE) {
+        tiles[(count - i < TK_TILE ? count - i : TK_TILE) - 1](unit, i, result + i * 16);
+    }
+}
+
+TK_INLINE void clear(const int R, vi *sums) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        sums[r] = vi_set1(0);
+    }
+}
+
+TK_INLINE void clear_partial(const int R, va *sums) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        sums[r] = va_zero();
+    }
+}
+
+// One vector of weights times four values of each row.
+TK_INLINE void dot(const int R, va *sums, vb weights, const int8_t *a, size_t stride) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        sums[r] = va_dot(sums[r], weights, a + r * stride);
+        TK_IN_ORDER(sums[r]);
+    }
+}
+
+// Empties sums of products of weights of `bits` bits.
+TK_INLINE void scale_sums(const int R, const int bits, vi *isum, const va *sums, vs multiplier) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        isum[r] = bits == 4 ? va_add_scaled_4bit(isum[r], sums[r], multiplier)
+                            : va_add_scaled(isum[r], sums[r], multiplier);
+    }
+}
+
+// total = fma(float(isum), d * scale, total) for one vector of each row.
+TK_INLINE void add_block(const int R, const vi *isum, vf d, const uint8_t *scales, size_t stride, vf *total) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        const vf scale = vf_mul(d, vf_set1(tk_load_f32(scales + r * stride)));
+        total[r] = vf_fma(vf_from_vi(isum[r]), scale, total[r]);
+    }
+}
+
+TK_INLINE void load_sums(const int R, vf *sums, const float *acc) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        sums[r] = vf_load(acc + r * 16);
+    }
+}
+
+TK_INLINE void store_sums(const int R, const vf *sums, float *acc) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        vf_store(acc + r * 16, sums[r]);
+    }
+}
+
+TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    for (int h = 0; h < TK_H; ++h) {
+        vf total[TK_TILE];
+        load_sums(R, total, acc + h * TK_LANES);
+        for (size_t b = 0; b < unit->blocks; ++b) {
+            const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
+            const int8_t *a = (const int8_t *)unit->rows + offset + b * 32;
             vi isum[TK_TILE];
             TK_UNROLL
             for (int r = 0; r < R; ++r) {
-                isum[r] = vi_set1(0);
+                isum[r] = vw_start(unit->sums + offset + r * stride + b * TK_SUMS_A8_32);
             }
             TK_UNROLL
             for (int g = 0; g < 8; ++g) {
                 const vw q = vw_load(w + g * 64);
                 TK_UNROLL
                 for (int r = 0; r < R; ++r) {
-                    isum[r] = vw_dot(isum[r], q, (const int8_t *)rows + r * stride + b * 32 + g * 4);
+                    isum[r] = vw_dot(isum[r], q, a + r * stride + g * 4);
+                    TK_IN_ORDER(isum[r]);
                 }
             }
-            TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                const uint8_t *row = rows + r * stride;
-                const vf scale = vf_mul(d, vf_set1(tk_load_f32(row + scales + b * 4)));
-                const vi exact = vw_finish(isum[r], tk_load_i32(row + sums + b * 4));
-                acc[r * TK_H + h] = vf_fma(vf_from_vi(exact), scale, acc[r * TK_H + h]);
-            }
+            add_block(R, isum, unit->d[b][h], unit->scales + offset + b * 4, stride, total);
         }
+        store_sums(R, total, acc + h * TK_LANES);
     }
-    store(R, acc, result);
 }
-TK_CORE_INSTANCES(core_q8_0)
+TK_TILES(tile_q8_0)
 
-TK_CORE(core_q4_0) {
-    const uint8_t *groups = panel + tk_scale_section(columns / 32);
-    const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);
-    vf acc[TK_TILE * TK_H];
-    clear(R, acc);
-    for (size_t b = first; b < last; ++b) {
-        for (int h = 0; h < TK_H; ++h) {
-            const uint8_t *w = groups + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
-            const vf d = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
+// The weights' -8 is taken out of the sums: sum (q-8)*a = sum q*a - 8 * sum a.
+TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    for (int h = 0; h < TK_H; ++h) {
+        vf total[TK_TILE];
+        load_sums(R, total, acc + h * TK_LANES);
+        for (size_t b = 0; b < unit->blocks; ++b) {
+            const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
+            const int8_t *a = (const int8_t *)unit->rows + offset + b * 32;
             va sum[TK_TILE];
-            TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                sum[r] = va_zero();
-            }
+            vi isum[TK_TILE];
+            clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
-                const vb q = vb_load(w + v * 64), low = vb_and(q, 15), high = vb_right(q, 4, 15);
-                TK_UNROLL
-                for (int r = 0; r < R; ++r) {
-                    const int8_t *a = (const int8_t *)rows + r * stride + b * 32 + v * 4;
-                    sum[r] = va_dot(va_dot(sum[r], low, a), high, a + 16);
-                }
+                const vb q = vb_load(w + v * 64);
+                dot(R, sum, vb_and(q, 15), a + v * 4, stride);
+                dot(R, sum, vb_right(q, 4, 15), a + v * 4 + 16, stride);
             }
             TK_UNROLL
             for (int r = 0; r < R; ++r) {
-                const uint8_t *row = rows + r * stride;
-                const vf scale = vf_mul(d, vf_set1(tk_load_f32(row + scales + b * 4)));
-                const vi bias = vi_set1(-8 * tk_load_i32(row + sums + b * 4));
-                acc[r * TK_H + h] =
-                    vf_fma(vf_from_vi(va_add_scaled(bias, sum[r], vs_one())), scale, acc[r * TK_H + h]);
+                const vi bias = vi_set1(tk_load_i32(unit->sums + offset + r * stride + b * TK_SUMS_A8_32));
+                isum[r] = vi_add(va_total(sum[r]), bias);
             }
+            add_block(R, isum, unit->d[b][h], unit->scales + offset + b * 4, stride, total);
         }
+        store_sums(R, total, acc + h * TK_LANES);
     }
-    store(R, acc, result);
 }
-TK_CORE_INSTANCES(core_q4_0)
+TK_TILES(tile_q4_0)
+
+// Formats of blocks of 32, eight to a unit.
+#define TK_32_CORE(name, bytes, tiles)                                                                                 \
+    TK_CORE(name) {                                                                                                    \
+        const size_t groups = tk_scale_section(columns / 32);                                                          \
+        const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);             \
+        tk_unit unit;                                                                                                  \
+        unit.stride = stride;                                                                                          \
+        memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
+        for (size_t b = first; b < last; b += 8) {                                                                     \
+            unit.blocks = last - b < 8 ? last - b : 8;                                                                 \
+            unit.rows = rows + b * 32;                                                                                 \
+            unit.scales = rows + scales + b * 4;                                                                       \
+            unit.sums = rows + sums + b * TK_SUMS_A8_32;                                                               \
+            for (size_t p = 0; p < panels; ++p) {                                                                      \
+                const uint8_t *d = panel + p * panel_bytes + b * 32;                                                   \
+                unit.quants = panel + p * panel_bytes + groups + b * bytes;                                            \
+                fetch_ahead(unit.quants, unit.blocks * bytes);                                                         \
+                for (size_t i = 0; i < unit.blocks; ++i) {                                                             \
+                    TK_UNROLL                                                                                          \
+                    for (int h = 0; h < TK_H; ++h) {                                                                   \
+                        unit.d[i][h] = vf_load_f16(d + i * 32 + h * 2 * TK_LANES);                                     \
+                    }                                                                                                  \
+                }                                                                                                      \
+                each_tile(tiles, &unit, count, result + p * count * 16);                                               \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+TK_32_CORE(core_q8_0, TK_Q8_0_GROUPS, tile_q8_0s)
+TK_32_CORE(core_q4_0, TK_Q4_0_GROUPS, tile_q4_0s)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// q4_K and q5_K
 
 // The 8 scales and 8 minima (6 bits each) of 16 rows from the 12 x 16 bytes of a q4_K or q5_K header:
 // sc[j] = b[j] & 63, m[j] = b[j+4] & 63 for j < 4; the others' low nibbles are in b[8...11], their high bits on top of
@@ -159,302 +306,447 @@ TK_INLINE void unpack_scales(const uint8_t *packed, uint8_t sc[8 * 16], uint8_t 
     }
 }
 
-// The end of a q4_K or q5_K super-block for one vector of rows: minima, then both fused multiply-adds.
-#define TK_K_FINISH()                                                                                                  \
-    do {                                                                                                               \
-        const vf d = vf_load_f16(block + h * 2 * TK_LANES);                                                            \
-        const vf dmin = vf_load_f16(block + TK_K_DMIN + h * 2 * TK_LANES);                                             \
-        vi minima[4];                                                                                                  \
-        TK_UNROLL                                                                                                      \
-        for (int i = 0; i < 4; ++i) {                                                                                  \
-            minima[i] = vi_pairs_u8(m + i * 32 + h * TK_LANES, m + i * 32 + 16 + h * TK_LANES);                        \
-        }                                                                                                              \
-        TK_UNROLL                                                                                                      \
-        for (int r = 0; r < R; ++r) {                                                                                  \
-            const uint8_t *row = rows + r * stride;                                                                    \
-            const uint8_t *sums32 = row + sums + b * TK_SUMS_A8_256 + 32;                                              \
-            vi msum = vi_set1(0);                                                                                      \
-            TK_UNROLL                                                                                                  \
-            for (int i = 0; i < 4; ++i) {                                                                              \
-                msum = vi_dot_pairs(msum, minima[i], sums32 + i * 4);                                                  \
-            }                                                                                                          \
-            const float scale = tk_load_f32(row + scales + b * 4);                                                     \
-            vf total = acc[r * TK_H + h];                                                                              \
-            total = vf_fma(vf_from_vi(isum[r]), vf_mul(d, vf_set1(scale)), total);                                     \
-            acc[r * TK_H + h] = vf_fma(vf_from_vi(msum), vf_mul(dmin, vf_set1(-scale)), total);                        \
-        }                                                                                                              \
-    } while (0)
+// A unit's vectors from a header.
+TK_INLINE void unpack_header(const uint8_t *block, tk_unit *unit) {
+    uint8_t sc[8 * 16], m[8 * 16];
+    unpack_scales(block + TK_K_SCALES, sc, m);
+    TK_UNROLL
+    for (int h = 0; h < TK_H; ++h) {
+        unit->d[0][h] = vf_load_f16(block + h * 2 * TK_LANES);
+        unit->dmin[h] = vf_load_f16(block + TK_K_DMIN + h * 2 * TK_LANES);
+        TK_UNROLL
+        for (int j = 0; j < 8; ++j) {
+            unit->multipliers[j][h] = vs_load_u8(sc + j * 16 + h * TK_LANES);
+        }
+        TK_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            unit->pairs[i][h] = vi_pairs_u8(m + i * 32 + h * TK_LANES, m + i * 32 + 16 + h * TK_LANES);
+        }
+    }
+}
 
-TK_CORE(core_q4_K) {
-    const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 256);
-    vf acc[TK_TILE * TK_H];
-    clear(R, acc);
-    for (size_t b = first; b < last; ++b) {
-        const uint8_t *block = panel + b * TK_Q4_K_BYTES;
-        uint8_t sc[8 * 16], m[8 * 16];
-        unpack_scales(block + TK_K_SCALES, sc, m);
-        for (int h = 0; h < TK_H; ++h) {
-            const uint8_t *w = block + TK_K_HEADER + h * 4 * TK_LANES;
-            vi isum[TK_TILE];
+// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc).
+TK_INLINE void add_k_block(
+    const int R, const tk_unit *unit, int h, const vi *isum, const uint8_t *scales, const uint8_t *sums, float *acc) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        const uint8_t *sums32 = sums + r * unit->stride + 32;
+        vi msum = vi_set1(0);
+        TK_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            msum = vi_dot_pairs(msum, unit->pairs[i][h], sums32 + i * 4);
+        }
+        const float scale = tk_load_f32(scales + r * unit->stride);
+        vf total = vf_load(acc + r * 16);
+        total = vf_fma(vf_from_vi(isum[r]), vf_mul(unit->d[0][h], vf_set1(scale)), total);
+        vf_store(acc + r * 16, vf_fma(vf_from_vi(msum), vf_mul(unit->dmin[h], vf_set1(-scale)), total));
+    }
+}
+
+// Both halves of each weight byte at once need 3 * R sums; where registers do not hold them, one half after the other.
+TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R > 3; }
+
+TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    for (int h = 0; h < TK_H; ++h) {
+        const uint8_t *w = unit->quants + h * 4 * TK_LANES;
+        const int8_t *a = (const int8_t *)unit->rows + offset;
+        vi isum[TK_TILE];
+        clear(R, isum);
+        for (int c = 0; c < 4; ++c, w += 512, a += 64) {
             TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                isum[r] = vi_set1(0);
-            }
-            for (int c = 0; c < 4; ++c) {
-                va low_sum[TK_TILE], high_sum[TK_TILE];
+            for (int v0 = 0; v0 < 8; v0 += TK_DOTS_4BIT) {
+                va low[TK_TILE], high[TK_TILE];
+                clear_partial(R, low);
+                clear_partial(R, high);
                 TK_UNROLL
-                for (int r = 0; r < R; ++r) {
-                    low_sum[r] = high_sum[r] = va_zero();
-                }
-                TK_UNROLL
-                for (int v = 0; v < 8; ++v) {
-                    const vb q = vb_load(w + c * 512 + v * 64), low = vb_and(q, 15), high = vb_right(q, 4, 15);
-                    TK_UNROLL
-                    for (int r = 0; r < R; ++r) {
-                        const int8_t *a = (const int8_t *)rows + r * stride + b * 256 + c * 64 + v * 4;
-                        low_sum[r] = va_dot(low_sum[r], low, a);
-                        high_sum[r] = va_dot(high_sum[r], high, a + 32);
+                for (int v = v0; v < v0 + TK_DOTS_4BIT; ++v) {
+                    const vb q = vb_load(w + v * 64);
+                    dot(R, low, vb_and(q, 15), a + v * 4, stride);
+                    if (!halves_apart(R)) {
+                        dot(R, high, vb_right(q, 4, 15), a + v * 4 + 32, stride);
                     }
                 }
-                const vs low_scale = vs_load_u8(sc + c * 32 + h * TK_LANES);
-                const vs high_scale = vs_load_u8(sc + c * 32 + 16 + h * TK_LANES);
+                scale_sums(R, 4, isum, low, unit->multipliers[2 * c][h]);
                 TK_UNROLL
-                for (int r = 0; r < R; ++r) {
-                    isum[r] = va_add_scaled(isum[r], low_sum[r], low_scale);
-                    isum[r] = va_add_scaled(isum[r], high_sum[r], high_scale);
+                for (int v = v0; halves_apart(R) && v < v0 + TK_DOTS_4BIT; ++v) {
+                    dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a + v * 4 + 32, stride);
                 }
+                scale_sums(R, 4, isum, high, unit->multipliers[2 * c + 1][h]);
             }
-            TK_K_FINISH();
+        }
+        add_k_block(R, unit, h, isum, unit->scales + offset, unit->sums + offset, acc + h * TK_LANES);
+    }
+}
+TK_TILES(direct_q4_K)
+
+// Bits 2c and 2c+1 of qh go on top of the nibbles of chunk c. Shifts are constants.
+#define TK_Q5_CHUNKS(each)                                                                                             \
+    each(0, vb_left(top, 4, 16), vb_left(top, 3, 16))                                                                  \
+    each(1, vb_left(top, 2, 16), vb_left(top, 1, 16))                                                                  \
+    each(2, vb_and(top, 16), vb_right(top, 1, 16))                                                                     \
+    each(3, vb_right(top, 2, 16), vb_right(top, 3, 16))
+
+#define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
+    TK_UNROLL                                                                                                          \
+    for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
+        va low_sums[TK_TILE], high_sums[TK_TILE];                                                                      \
+        clear_partial(R, low_sums);                                                                                    \
+        clear_partial(R, high_sums);                                                                                   \
+        TK_UNROLL                                                                                                      \
+        for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
+            const vb q = vb_load(w + c * 512 + v * 64), top = vb_load(qh + v * 64);                                    \
+            dot(R, low_sums, vb_or(vb_and(q, 15), fifth_low), a + c * 64 + v * 4, stride);                             \
+            dot(R, high_sums, vb_or(vb_right(q, 4, 15), fifth_high), a + c * 64 + v * 4 + 32, stride);                 \
+        }                                                                                                              \
+        scale_sums(R, 5, isum, low_sums, unit->multipliers[2 * c][h]);                                                 \
+        scale_sums(R, 5, isum, high_sums, unit->multipliers[2 * c + 1][h]);                                            \
+    }
+
+TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    for (int h = 0; h < TK_H; ++h) {
+        const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
+        const int8_t *a = (const int8_t *)unit->rows + offset;
+        vi isum[TK_TILE];
+        clear(R, isum);
+        TK_Q5_CHUNKS(TK_DIRECT_Q5)
+        add_k_block(R, unit, h, isum, unit->scales + offset, unit->sums + offset, acc + h * TK_LANES);
+    }
+}
+TK_TILES(direct_q5_K)
+
+// An unpacked unit with weights of `bits` bits; `dots` of their products fit into va.
+TK_INLINE void shared_k(
+    const int R, const int bits, const int dots, const tk_unit *unit, size_t first_row, float *acc) {
+    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    for (int h = 0; h < TK_H; ++h) {
+        const uint8_t *w = unit->quants + h * 4 * TK_LANES;
+        const int8_t *a = (const int8_t *)unit->rows + offset;
+        vi isum[TK_TILE];
+        clear(R, isum);
+        for (int j = 0; j < 8; ++j, w += 512, a += 32) {
+            TK_UNROLL
+            for (int g0 = 0; g0 < 8; g0 += dots) {
+                va sums[TK_TILE];
+                clear_partial(R, sums);
+                TK_UNROLL
+                for (int g = g0; g < g0 + dots; ++g) {
+                    dot(R, sums, vb_load(w + g * 64), a + g * 4, stride);
+                }
+                scale_sums(R, bits, isum, sums, unit->multipliers[j][h]);
+            }
+        }
+        add_k_block(R, unit, h, isum, unit->scales + offset, unit->sums + offset, acc + h * TK_LANES);
+    }
+}
+
+TK_INLINE void shared_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    shared_k(R, 4, TK_DOTS_4BIT, unit, first_row, acc);
+}
+TK_TILES(shared_q4_K)
+
+TK_INLINE void shared_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    shared_k(R, 5, TK_DOTS_5BIT, unit, first_row, acc);
+}
+TK_TILES(shared_q5_K)
+
+TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
+    for (int c = 0; c < 4; ++c) {
+        TK_UNROLL
+        for (int i = 0; i < 8 * TK_H; ++i) {
+            const vb q = vb_load(unit->quants + c * 512 + i * 4 * TK_LANES);
+            vb_store(quants + c * 1024 + i * 4 * TK_LANES, vb_and(q, 15));
+            vb_store(quants + c * 1024 + 512 + i * 4 * TK_LANES, vb_right(q, 4, 15));
         }
     }
-    store(R, acc, result);
 }
-TK_CORE_INSTANCES(core_q4_K)
 
-// One chunk of 64 values of q5_K: like q4_K's, with bits 2c and 2c+1 of qh on top of the nibbles. `fifth` moves a bit
-// of qh to bit 4; shifts are constants.
-#define TK_Q5_CHUNK(c, fifth_low, fifth_high)                                                                          \
-    do {                                                                                                               \
-        const vs low_scale = vs_load_u8(sc + c * 32 + h * TK_LANES);                                                   \
-        const vs high_scale = vs_load_u8(sc + c * 32 + 16 + h * TK_LANES);                                             \
-        TK_UNROLL                                                                                                      \
-        for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                 \
-            va low_sum[TK_TILE], high_sum[TK_TILE];                                                                    \
-            TK_UNROLL                                                                                                  \
-            for (int r = 0; r < R; ++r) {                                                                              \
-                low_sum[r] = high_sum[r] = va_zero();                                                                  \
-            }                                                                                                          \
-            TK_UNROLL                                                                                                  \
-            for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                             \
-                const vb q = vb_load(w + c * 512 + v * 64), top = vb_load(qh + v * 64);                                \
-                const vb low = vb_or(vb_and(q, 15), fifth_low), high = vb_or(vb_right(q, 4, 15), fifth_high);          \
-                TK_UNROLL                                                                                              \
-                for (int r = 0; r < R; ++r) {                                                                          \
-                    const int8_t *a = (const int8_t *)rows + r * stride + b * 256 + c * 64 + v * 4;                    \
-                    low_sum[r] = va_dot(low_sum[r], low, a);                                                           \
-                    high_sum[r] = va_dot(high_sum[r], high, a + 32);                                                   \
+#define TK_UNPACK_Q5(c, fifth_low, fifth_high)                                                                         \
+    TK_UNROLL                                                                                                          \
+    for (int i = 0; i < 8 * TK_H; ++i) {                                                                               \
+        const vb q = vb_load(unit->quants + c * 512 + i * 4 * TK_LANES);                                               \
+        const vb top = vb_load(unit->high + i * 4 * TK_LANES);                                                         \
+        vb_store(quants + c * 1024 + i * 4 * TK_LANES, vb_or(vb_and(q, 15), fifth_low));                               \
+        vb_store(quants + c * 1024 + 512 + i * 4 * TK_LANES, vb_or(vb_right(q, 4, 15), fifth_high));                   \
+    }
+
+TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(TK_UNPACK_Q5) }
+
+// Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from panel `weights`.
+#define TK_K_CORE(name, open, format)                                                                                  \
+    TK_CORE(name) {                                                                                                    \
+        const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 256);            \
+        _Alignas(64) uint8_t quants[16 * TK_UNIT];                                                                     \
+        tk_unit unit;                                                                                                  \
+        unit.stride = stride;                                                                                          \
+        unit.blocks = 1;                                                                                               \
+        memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
+        for (size_t b = first; b < last; ++b) {                                                                        \
+            unit.rows = rows + b * 256;                                                                                \
+            unit.scales = rows + scales + b * 4;                                                                       \
+            unit.sums = rows + sums + b * TK_SUMS_A8_256;                                                              \
+            for (size_t p = 0; p < panels; ++p) {                                                                      \
+                open(panel + p * panel_bytes, columns, b, &unit);                                                      \
+                if (count <= TK_TILE) {                                                                                \
+                    direct_##format##s[count - 1](&unit, 0, result + p * count * 16);                                  \
+                } else {                                                                                               \
+                    unpack_##format(&unit, quants);                                                                    \
+                    unit.quants = quants;                                                                              \
+                    each_tile(shared_##format##s, &unit, count, result + p * count * 16);                              \
                 }                                                                                                      \
             }                                                                                                          \
-            TK_UNROLL                                                                                                  \
-            for (int r = 0; r < R; ++r) {                                                                              \
-                isum[r] = va_add_scaled(isum[r], low_sum[r], low_scale);                                               \
-                isum[r] = va_add_scaled(isum[r], high_sum[r], high_scale);                                             \
-            }                                                                                                          \
         }                                                                                                              \
-    } while (0)
+    }
 
-TK_CORE(core_q5_K) {
-    const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 256);
-    vf acc[TK_TILE * TK_H];
-    clear(R, acc);
-    for (size_t b = first; b < last; ++b) {
-        const uint8_t *block = panel + b * TK_Q5_K_BYTES;
-        uint8_t sc[8 * 16], m[8 * 16];
-        unpack_scales(block + TK_K_SCALES, sc, m);
-        for (int h = 0; h < TK_H; ++h) {
-            const uint8_t *qh = block + TK_Q5_K_HIGH + h * 4 * TK_LANES;
-            const uint8_t *w = block + TK_Q5_K_LOW + h * 4 * TK_LANES;
-            vi isum[TK_TILE];
-            TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                isum[r] = vi_set1(0);
-            }
-            TK_Q5_CHUNK(0, vb_left(top, 4, 16), vb_left(top, 3, 16));
-            TK_Q5_CHUNK(1, vb_left(top, 2, 16), vb_left(top, 1, 16));
-            TK_Q5_CHUNK(2, vb_and(top, 16), vb_right(top, 1, 16));
-            TK_Q5_CHUNK(3, vb_right(top, 2, 16), vb_right(top, 3, 16));
-            TK_K_FINISH();
+TK_INLINE void open_q4_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
+    const uint8_t *block = panel + b * TK_Q4_K_BYTES;
+    (void)columns;
+    fetch_ahead(block, TK_Q4_K_BYTES);
+    unpack_header(block, unit);
+    unit->quants = block + TK_K_HEADER;
+}
+TK_K_CORE(core_q4_K, open_q4_K, q4_K)
+
+TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
+    const uint8_t *block = panel + b * TK_Q5_K_BYTES;
+    (void)columns;
+    fetch_ahead(block, TK_Q5_K_BYTES);
+    unpack_header(block, unit);
+    unit->quants = block + TK_Q5_K_LOW;
+    unit->high = block + TK_Q5_K_HIGH;
+}
+TK_K_CORE(core_q5_K, open_q5_K, q5_K)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// q6_K: the weights' -32 is taken out of the sums: sc * sum (q-32)*a = sc * sum q*a - 32 * (sc * sum a).
+
+// Where the integer sums of one vector of R rows start.
+TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const uint8_t *sums, vi *isum) {
+    clear(R, isum);
+    for (int i = 0; i < 8; ++i) {
+        TK_UNROLL
+        for (int r = 0; r < R; ++r) {
+            isum[r] = vi_dot_pairs(isum[r], unit->pairs[i][h], sums + r * unit->stride + i * 4);
         }
     }
-    store(R, acc, result);
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        isum[r] = vi_sub(vi_set1(0), vi_shift_left(isum[r], 5));
+    }
 }
-TK_CORE_INSTANCES(core_q5_K)
 
-// 16 values each of two of the four quarters of a q6_K half: those whose low bits share the groups of ql at `low`.
-#define TK_Q6_PAIR(low_offset, quarter, high_of_first, high_of_second)                                                 \
-    do {                                                                                                               \
-        const vs first_scale = vs_load_i8(sc + (n * 8 + s + quarter * 2) * 16 + h * TK_LANES);                         \
-        const vs second_scale = vs_load_i8(sc + (n * 8 + s + quarter * 2 + 4) * 16 + h * TK_LANES);                    \
+// Half n of a super-block has four quarters of 32 values: their low bits lie in the low nibbles of ql[0...31] and
+// ql[32...63], then in the high nibbles of the same; their high bits are the four bit pairs of qh[0...31].
+#define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
+    TK_UNROLL                                                                                                          \
+    for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
+        va sums[TK_TILE];                                                                                              \
+        clear_partial(R, sums);                                                                                        \
         TK_UNROLL                                                                                                      \
-        for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                 \
-            va first_sum[TK_TILE], second_sum[TK_TILE];                                                                \
-            TK_UNROLL                                                                                                  \
-            for (int r = 0; r < R; ++r) {                                                                              \
-                first_sum[r] = second_sum[r] = va_zero();                                                              \
-            }                                                                                                          \
-            TK_UNROLL                                                                                                  \
-            for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                             \
-                const vb q = vb_load(ql + (n * 16 + low_offset + s * 4 + u) * 64);                                     \
-                const vb top = vb_load(qh + (n * 8 + s * 4 + u) * 64);                                                 \
-                const vb one = vb_or(vb_and(q, 15), high_of_first);                                                    \
-                const vb two = vb_or(vb_right(q, 4, 15), high_of_second);                                              \
-                TK_UNROLL                                                                                              \
-                for (int r = 0; r < R; ++r) {                                                                          \
-                    const int8_t *a = (const int8_t *)rows + r * stride + b * 256 + n * 128 + quarter * 32 + s * 16;   \
-                    first_sum[r] = va_dot(first_sum[r], one, a + u * 4);                                               \
-                    second_sum[r] = va_dot(second_sum[r], two, a + 64 + u * 4);                                        \
-                }                                                                                                      \
-            }                                                                                                          \
-            TK_UNROLL                                                                                                  \
-            for (int r = 0; r < R; ++r) {                                                                              \
-                isum[r] = va_add_scaled(isum[r], first_sum[r], first_scale);                                           \
-                isum[r] = va_add_scaled(isum[r], second_sum[r], second_scale);                                         \
-            }                                                                                                          \
+        for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
+            const vb q = vb_load(ql + (quarter % 2 * 8 + u) * 64), top = vb_load(qh + u * 64);                         \
+            dot(R, sums, vb_or(low_bits, high_bits), a + quarter * 32 + u * 4, stride);                                \
         }                                                                                                              \
-    } while (0)
+        scale_sums(R, 6, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s][h]);                                   \
+    }
 
-// The weights' -32 is taken out of the sums: sc * sum (q-32)*a = sc * sum q*a - 32 * (sc * sum a).
-TK_CORE(core_q6_K) {
-    const uint8_t *blocks = panel + tk_scale_section(columns / 256);
-    const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 256);
-    vf acc[TK_TILE * TK_H];
-    clear(R, acc);
-    for (size_t b = first; b < last; ++b) {
-        const int8_t *sc = (const int8_t *)blocks + b * TK_Q6_K_BYTES;
-        for (int h = 0; h < TK_H; ++h) {
-            const uint8_t *ql = (const uint8_t *)sc + TK_Q6_K_LOW + h * 4 * TK_LANES;
-            const uint8_t *qh = (const uint8_t *)sc + TK_Q6_K_HIGH + h * 4 * TK_LANES;
-            vi isum[TK_TILE], bias[TK_TILE];
-            TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                isum[r] = bias[r] = vi_set1(0);
-            }
-            for (int i = 0; i < 8; ++i) {
-                const vi pairs = vi_pairs_i8(sc + i * 32 + h * TK_LANES, sc + i * 32 + 16 + h * TK_LANES);
-                TK_UNROLL
-                for (int r = 0; r < R; ++r) {
-                    bias[r] = vi_dot_pairs(bias[r], pairs, rows + r * stride + sums + b * TK_SUMS_A8_256 + i * 4);
-                }
-            }
-            TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                isum[r] = vi_sub(isum[r], vi_shift_left(bias[r], 5));
-            }
-            for (int n = 0; n < 2; ++n) {
-                for (int s = 0; s < 2; ++s) {
-                    TK_Q6_PAIR(0, 0, vb_left(top, 4, 0x30), vb_and(top, 0x30));
-                    TK_Q6_PAIR(8, 1, vb_left(top, 2, 0x30), vb_right(top, 2, 0x30));
-                }
-            }
-            const vf d = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
-            TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                const vf scale = vf_mul(d, vf_set1(tk_load_f32(rows + r * stride + scales + b * 4)));
-                acc[r * TK_H + h] = vf_fma(vf_from_vi(isum[r]), scale, acc[r * TK_H + h]);
+#define TK_Q6_QUARTERS(each)                                                                                           \
+    each(0, vb_and(q, 15), vb_left(top, 4, 0x30))                                                                      \
+    each(1, vb_and(q, 15), vb_left(top, 2, 0x30))                                                                      \
+    each(2, vb_right(q, 4, 15), vb_and(top, 0x30))                                                                     \
+    each(3, vb_right(q, 4, 15), vb_right(top, 2, 0x30))
+
+TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    for (int h = 0; h < TK_H; ++h) {
+        vi isum[TK_TILE];
+        start_q6_K(R, unit, h, unit->sums + offset, isum);
+        for (int n = 0; n < 2; ++n) {
+            for (int s = 0; s < 2; ++s) {
+                const uint8_t *ql = unit->quants + n * 1024 + s * 256 + h * 4 * TK_LANES;
+                const uint8_t *qh = unit->high + n * 512 + s * 256 + h * 4 * TK_LANES;
+                const int8_t *a = (const int8_t *)unit->rows + offset + n * 128 + s * 16;
+                TK_Q6_QUARTERS(TK_DIRECT_Q6)
             }
         }
+        vf total[TK_TILE];
+        load_sums(R, total, acc + h * TK_LANES);
+        add_block(R, isum, unit->d[0][h], unit->scales + offset, stride, total);
+        store_sums(R, total, acc + h * TK_LANES);
     }
-    store(R, acc, result);
 }
-TK_CORE_INSTANCES(core_q6_K)
+TK_TILES(direct_q6_K)
 
-// By format, then by R: 1, 2, 4 and perhaps 8.
-static tk_core *const cores[TK_FORMAT_COUNT][4] = {
-    [TK_FORMAT_F32] = TK_CORE_ROW(core_f32),   [TK_FORMAT_F16] = TK_CORE_ROW(core_f16),
-    [TK_FORMAT_BF16] = TK_CORE_ROW(core_bf16), [TK_FORMAT_Q8_0] = TK_CORE_ROW(core_q8_0),
-    [TK_FORMAT_Q4_0] = TK_CORE_ROW(core_q4_0), [TK_FORMAT_Q4_K] = TK_CORE_ROW(core_q4_K),
-    [TK_FORMAT_Q5_K] = TK_CORE_ROW(core_q5_K), [TK_FORMAT_Q6_K] = TK_CORE_ROW(core_q6_K),
+TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    for (int h = 0; h < TK_H; ++h) {
+        const uint8_t *w = unit->quants + h * 4 * TK_LANES;
+        const int8_t *a = (const int8_t *)unit->rows + offset;
+        vi isum[TK_TILE];
+        start_q6_K(R, unit, h, unit->sums + offset, isum);
+        for (int s = 0; s < 16; ++s, w += 256, a += 16) {
+            TK_UNROLL
+            for (int g0 = 0; g0 < 4; g0 += TK_DOTS_6BIT) {
+                va sums[TK_TILE];
+                clear_partial(R, sums);
+                TK_UNROLL
+                for (int g = g0; g < g0 + TK_DOTS_6BIT; ++g) {
+                    dot(R, sums, vb_load(w + g * 64), a + g * 4, stride);
+                }
+                scale_sums(R, 6, isum, sums, unit->multipliers[s][h]);
+            }
+        }
+        vf total[TK_TILE];
+        load_sums(R, total, acc + h * TK_LANES);
+        add_block(R, isum, unit->d[0][h], unit->scales + offset, stride, total);
+        store_sums(R, total, acc + h * TK_LANES);
+    }
+}
+TK_TILES(shared_q6_K)
+
+#define TK_UNPACK_Q6(quarter, low_bits, high_bits)                                                                     \
+    TK_UNROLL                                                                                                          \
+    for (int i = 0; i < 8 * TK_H; ++i) {                                                                               \
+        const vb q = vb_load(ql + quarter % 2 * 512 + i * 4 * TK_LANES), top = vb_load(qh + i * 4 * TK_LANES);         \
+        vb_store(quants + n * 2048 + quarter * 512 + i * 4 * TK_LANES, vb_or(low_bits, high_bits));                    \
+    }
+
+TK_INLINE void unpack_q6_K(const tk_unit *unit, uint8_t *quants) {
+    for (int n = 0; n < 2; ++n) {
+        const uint8_t *ql = unit->quants + n * 1024, *qh = unit->high + n * 512;
+        TK_Q6_QUARTERS(TK_UNPACK_Q6)
+    }
+}
+
+TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
+    const uint8_t *block = panel + tk_scale_section(columns / 256) + b * TK_Q6_K_BYTES;
+    const int8_t *sc = (const int8_t *)block;
+    fetch_ahead(block, TK_Q6_K_BYTES);
+    TK_UNROLL
+    for (int h = 0; h < TK_H; ++h) {
+        unit->d[0][h] = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
+        TK_UNROLL
+        for (int s = 0; s < 16; ++s) {
+            unit->multipliers[s][h] = vs_load_i8(sc + s * 16 + h * TK_LANES);
+        }
+        TK_UNROLL
+        for (int i = 0; i < 8; ++i) {
+            unit->pairs[i][h] = vi_pairs_i8(sc + i * 32 + h * TK_LANES, sc + i * 32 + 16 + h * TK_LANES);
+        }
+    }
+    unit->quants = block + TK_Q6_K_LOW;
+    unit->high = block + TK_Q6_K_HIGH;
+}
+TK_K_CORE(core_q6_K, open_q6_K, q6_K)
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+static tk_core *const cores[TK_FORMAT_COUNT] = {
+    [TK_FORMAT_F32] = core_f32,   [TK_FORMAT_F16] = core_f16,   [TK_FORMAT_BF16] = core_bf16,
+    [TK_FORMAT_Q8_0] = core_q8_0, [TK_FORMAT_Q4_0] = core_q4_0, [TK_FORMAT_Q4_K] = core_q4_K,
+    [TK_FORMAT_Q5_K] = core_q5_K, [TK_FORMAT_Q6_K] = core_q6_K,
 };
 
-// How many of the remaining rows the next core takes.
-TK_INLINE size_t next_tile(size_t remaining) {
-    size_t tile = TK_TILE;
-    while (tile > remaining) {
-        tile /= 2;
+// How a product is cut: `rows` rows at a time go over `group` panels, which stay in the second-level cache, before the
+// next rows.
+typedef struct { size_t rows, group; } tk_cut;
+
+TK_INLINE tk_cut cut(tk_format format, size_t panel_bytes, size_t count) {
+    const size_t rows = tk_activation_for(format) == TK_ACTIVATION_F32 ? TK_TILE : TK_CHUNK;
+    const size_t fitting = (512 << 10) / (panel_bytes + 1);
+    return (tk_cut){.rows = rows, .group = count <= rows ? 64 : fitting < TK_PANELS ? TK_PANELS : fitting};
+}
+
+// Panels that R rows take at once: for floats to have enough chains of sums; otherwise so that rows too long for the
+// first-level cache are read less often.
+TK_INLINE size_t together(tk_format format, size_t R, size_t stride) {
+    if (tk_activation_for(format) == TK_ACTIVATION_F32) {
+        return float_panels(R);
     }
-    return tile;
+    return R * stride > (16 << 10) ? TK_PANELS : 1;
 }
 
-// Panels that are multiplied with one tile of rows before the next tile: they stay in the second-level cache, and so
-// the rows are read less often.
-TK_INLINE size_t panel_group(size_t panel_bytes) {
-    return panel_bytes < (128 << 10) ? (256 << 10) / (panel_bytes + 1) : 1;
-}
+enum { TK_RESULT = TK_PANELS * TK_CHUNK * 16 };  // floats that a core writes at most
 
-// One panel times R rows, in `parts` parts of the inner dimension.
+// Panels times R rows, in `parts` parts of the inner dimension.
 static void panel_product(
-    tk_format format, const uint8_t *panel, size_t columns, const uint8_t *rows, size_t stride, size_t R, size_t parts,
-    float *result) {
-    tk_core *core = cores[format][R == 8 ? 3 : R / 2];
+    tk_format format, const uint8_t *panel, size_t panel_bytes, size_t panels, size_t columns, const uint8_t *rows,
+    size_t stride, size_t R, size_t parts, float *result) {
+    tk_core *const core = cores[format];
     const size_t part = columns / tk_block_size(format) / parts;
-    core(panel, columns, 0, part, rows, stride, result);
+    core(panel, panel_bytes, panels, columns, 0, part, rows, stride, R, result);
     if (parts == 1) {
         return;
     }
-    float others[3][TK_TILE * 16];
+    float others[3][TK_RESULT];
     for (size_t p = 1; p < parts; ++p) {
-        core(panel, columns, p * part, (p + 1) * part, rows, stride, others[p - 1]);
+        core(panel, panel_bytes, panels, columns, p * part, (p + 1) * part, rows, stride, R, others[p - 1]);
     }
-    for (size_t i = 0; i < R * 16; ++i) {
+    for (size_t i = 0; i < panels * R * 16; ++i) {
         const float front = result[i] + others[0][i];
         result[i] = parts == 4 ? front + (others[1][i] + others[2][i]) : front;
+    }
+}
+
+// Calls of one matrix or two: gate and up, whose results go through SwiGLU.
+typedef struct {
+    tk_format format;
+    const uint8_t *panels, *up_panels;  // up_panels: null for one matrix
+    size_t columns, rows_total, parts;
+    const uint8_t *activations;
+    size_t stride;
+    float *out;
+    size_t out_stride;
+} tk_product;
+
+TK_INLINE void product(const tk_product *job, size_t panel_begin, size_t panel_end, size_t count) {
+    const size_t panel_bytes = tk_panel_bytes(job->format, job->columns);
+    const tk_cut sizes = cut(job->format, panel_bytes * (job->up_panels != NULL ? 2 : 1), count);
+    for (size_t first = panel_begin, last; first < panel_end; first = last) {
+        last = panel_end - first < sizes.group ? panel_end : first + sizes.group;
+        for (size_t i = 0, R; i < count; i += R) {
+            R = count - i < sizes.rows ? count - i : sizes.rows;
+            const uint8_t *rows = job->activations + i * job->stride;
+            const size_t panels = together(job->format, R, job->stride);
+            for (size_t p = first, P; p < last; p += P) {
+                P = last - p < panels ? 1 : panels;
+                float result[TK_RESULT], up[TK_RESULT];
+                panel_product(
+                    job->format, job->panels + p * panel_bytes, panel_bytes, P, job->columns, rows, job->stride, R,
+                    job->parts, result);
+                if (job->up_panels != NULL) {
+                    panel_product(
+                        job->format, job->up_panels + p * panel_bytes, panel_bytes, P, job->columns, rows, job->stride,
+                        R, job->parts, up);
+                    silu_multiply(result, up, P * R * 16, result);
+                }
+                for (size_t q = 0; q < P; ++q) {
+                    const size_t begin = (p + q) * 16;
+                    const size_t width = job->rows_total - begin < 16 ? job->rows_total - begin : 16;
+                    for (size_t r = 0; r < R; ++r) {
+                        memcpy(
+                            job->out + (i + r) * job->out_stride + begin, result + (q * R + r) * 16,
+                            width * sizeof(float));
+                    }
+                }
+            }
+        }
     }
 }
 
 static void matmul(
     tk_format format, const void *panels, size_t columns, size_t rows_total, size_t panel_begin, size_t panel_end,
     const void *activations, size_t stride, size_t count, size_t parts, float *out, size_t out_stride) {
-    const size_t panel_bytes = tk_panel_bytes(format, columns), group = panel_group(panel_bytes);
-    for (size_t first = panel_begin, last; first < panel_end; first = last) {
-        last = panel_end - first < group ? panel_end : first + group;
-        for (size_t i = 0, R; i < count; i += R) {
-            R = next_tile(count - i);
-            const uint8_t *rows = (const uint8_t *)activations + i * stride;
-            for (size_t p = first; p < last; ++p) {
-                const uint8_t *panel = (const uint8_t *)panels + p * panel_bytes;
-                const size_t width = rows_total - p * 16 < 16 ? rows_total - p * 16 : 16;
-                float result[TK_TILE * 16];
-                panel_product(format, panel, columns, rows, stride, R, parts, result);
-                for (size_t r = 0; r < R; ++r) {
-                    memcpy(out + (i + r) * out_stride + p * 16, result + r * 16, width * sizeof(float));
-                }
-            }
-        }
-    }
+    const tk_product job = {format, panels, NULL, columns, rows_total, parts, activations, stride, out, out_stride};
+    product(&job, panel_begin, panel_end, count);
 }
 
 static void matmul_gate_up(
     tk_format format, const void *gate_panels, const void *up_panels, size_t columns, size_t rows_total,
     size_t panel_begin, size_t panel_end, const void *activations, size_t stride, size_t count, float *out,
     size_t out_stride) {
-    const size_t panel_bytes = tk_panel_bytes(format, columns), group = panel_group(2 * panel_bytes);
-    for (size_t first = panel_begin, last; first < panel_end; first = last) {
-        last = panel_end - first < group ? panel_end : first + group;
-        for (size_t i = 0, R; i < count; i += R) {
-            R = next_tile(count - i);
-            const uint8_t *rows = (const uint8_t *)activations + i * stride;
-            for (size_t p = first; p < last; ++p) {
-                const uint8_t *gate_panel = (const uint8_t *)gate_panels + p * panel_bytes;
-                const uint8_t *up_panel = (const uint8_t *)up_panels + p * panel_bytes;
-                const size_t width = rows_total - p * 16 < 16 ? rows_total - p * 16 : 16;
-                float gate[TK_TILE * 16], up[TK_TILE * 16];
-                panel_product(format, gate_panel, columns, rows, stride, R, 1, gate);
-                panel_product(format, up_panel, columns, rows, stride, R, 1, up);
-                silu_multiply(gate, up, R * 16, gate);
-                for (size_t r = 0; r < R; ++r) {
-                    memcpy(out + (i + r) * out_stride + p * 16, gate + r * 16, width * sizeof(float));
-                }
-            }
-        }
-    }
+    const tk_product job = {
+        format, gate_panels, up_panels, columns, rows_total, 1, activations, stride, out, out_stride};
+    product(&job, panel_begin, panel_end, count);
 }

@@ -306,7 +306,8 @@ static void prepare(
                 for (size_t k = b * 32; k < b * 32 + 32; ++k) {
                     sum += quants[k];
                 }
-                memcpy(sums + b * 4, &sum, 4);
+                const int32_t both[2] = {-8 * sum, -128 * sum};
+                memcpy(sums + b * TK_SUMS_A8_32, both, sizeof both);
             }
             continue;
         }

@@ -6,7 +6,10 @@
 //   5 bits: 2 * 31 * 127 = 7,874, four of them 31,496;  6 bits: 2 * 63 * 127 = 16,002, two of them 32,004;
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.
 #define TK_LANES 8
-#define TK_TILE 4
+#define TK_UNROLL _Pragma("GCC unroll 16")
+// Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
+#define TK_IN_ORDER(x) __asm__ volatile("" : "+x"(x))
+#define TK_DOTS_4BIT 8
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
 
@@ -66,10 +69,11 @@ TK_INLINE vs vs_load_i8(const int8_t *p) {
     const __m256i x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p));
     return _mm256_blend_epi16(x, _mm256_slli_epi32(x, 16), 0xaa);
 }
-TK_INLINE vs vs_one(void) { return _mm256_set1_epi16(1); }
+TK_INLINE vi va_total(va sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(sum, scale));
 }
+TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) { return va_add_scaled(total, sum, scale); }
 
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {
     const __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)even));
@@ -86,12 +90,12 @@ TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
 }
 
 TK_INLINE vw vw_load(const void *p) { return _mm256_loadu_si256(p); }
+TK_INLINE vi vw_start(const void *activations) {
+    (void)activations;
+    return _mm256_setzero_si256();
+}
 TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) {
     const __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(tk_load_i32(a)), weights);
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-TK_INLINE vi vw_finish(vi sum, int32_t activations) {
-    (void)activations;
-    return sum;
 }

@@ -5,10 +5,11 @@
 //   va  running sums of products of 4-bit to 6-bit weights with int8 activations, maybe narrower than int32
 //   vs  a small integer scale for each lane, in the form that va wants
 //   vw  signed weight bytes, in the form that their product wants
-// TK_TILE is how many activation rows share an unpacked weight vector at most: as many as registers can hold.
 #define TK_LANES 16
-#define TK_TILE 4
-// How many va_dot may follow va_zero before va_add_scaled must empty the sums: for weights of 5 and of 6 bits.
+#define TK_UNROLL
+#define TK_IN_ORDER(x) ((void)(x))
+// How many va_dot may follow va_zero before va_add_scaled must empty the sums: for weights of 4, 5 and 6 bits.
+#define TK_DOTS_4BIT 8
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4
 
@@ -78,8 +79,10 @@ TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
 }
 TK_INLINE vs vs_load_u8(const uint8_t *p) { vs r; TK_EACH r.v[l] = p[l]; return r; }
 TK_INLINE vs vs_load_i8(const int8_t *p) { vs r; TK_EACH r.v[l] = p[l]; return r; }
-TK_INLINE vs vs_one(void) { return vi_set1(1); }
+TK_INLINE vi va_total(va sum) { return sum; }
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) { TK_EACH total.v[l] += sum.v[l] * scale.v[l]; return total; }
+// The same after at most TK_DOTS_4BIT products of weights of 4 bits.
+TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) { return va_add_scaled(total, sum, scale); }
 
 // Two small integers for each lane, as int16 pairs, and their products with two activations' sums, added up.
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {
@@ -99,13 +102,10 @@ TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
     return sum;
 }
 
-// Signed 8-bit weights; vw_finish takes the sum of all the activations that went in.
+// Signed 8-bit weights. A sum of their products starts from the sums of the activations that will go in (layout.h).
 TK_INLINE vw vw_load(const void *p) { vw r; memcpy(&r, p, sizeof r); return r; }
+TK_INLINE vi vw_start(const void *activations) { (void)activations; return vi_set1(0); }
 TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) {
     TK_EACH for (int j = 0; j < 4; ++j) sum.v[l] += weights.v[4 * l + j] * a[j];
-    return sum;
-}
-TK_INLINE vi vw_finish(vi sum, int32_t activations) {
-    (void)activations;
     return sum;
 }

@@ -83,7 +83,7 @@ package final class Coordinator: Service, Sendable {
             for await job in jobs.cancelOnGracefulShutdown() { try? await Self.apart(job) }
             end(Failure(code: "shutting_down", message: "the coordinator is shutting down"))
             await listener.close()
-            try await loop.submit { core.value.stop() }.get()
+            try await loop.flatSubmit { core.value.stop() }.get()
         } catch {
             end(error)
             throw error

@@ -53,11 +53,14 @@ package final class Engine {
     ///   - threads: threads that compute, the calling one included; `availableThreads()` says how many make sense.
     ///   - verifyBlobs: hash every blob first; one that is not what the manifest names is an error.
     ///   - logger: told once in a process what the machine lacks.
+    ///   - beforeEachBlob: called before a blob is mapped and hashed, which takes seconds for a large one; what it throws
+    ///     ends the loading.
     /// - Throws: `ModelError` for a manifest or blob that is broken, `EngineError` `layer_range`, `expert_range`,
     ///   `model_shape`, `page_range` or `memory`.
     package init(
         manifest: Manifest, store: Store, shard: ShardSpec, pages: Int, threads: Int,
-        compute: ComputeBackend = .native, verifyBlobs: Bool = true, logger: Logger? = nil
+        compute: ComputeBackend = .native, verifyBlobs: Bool = true, logger: Logger? = nil,
+        beforeEachBlob: () throws -> Void = {}
     ) throws {
         try manifest.validate(file: manifest.name)
         guard manifest.numericsVersion == engineNumericsVersion else {
@@ -74,7 +77,11 @@ package final class Engine {
         self.shard = shard
         self.compute = compute
         weights = try Weights(
-            manifest: manifest, store: store, shard: shard, compute: compute, verify: verifyBlobs)
+            manifest: manifest, shard: shard, compute: compute
+        ) { reference in
+            try beforeEachBlob()
+            return try store.map(reference, verify: verifyBlobs)
+        }
         mappedBlobs = weights.blobs.keys.sorted()
         weightBytes = weights.bytes
         expertInput = manifest.layers.map { compute == .openblas ? .f32 : Self.expertInput(of: $0) }

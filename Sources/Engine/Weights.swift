@@ -48,18 +48,20 @@ struct Weights {
             ? blobs.values.reduce(0) { $0 + $1.bytes.count } : dense.values.reduce(0) { $0 + $1.memory.bytes }
     }
 
-    /// - Parameter verify: hash every blob before it is used.
-    /// - Throws: `ModelError` where a blob is missing or altered, `EngineError` `model_shape` where it is another model's.
-    init(manifest: Manifest, store: Store, shard: ShardSpec, compute: ComputeBackend, verify: Bool) throws {
+    /// - Parameter map: maps a blob of the store; asked once for each.
+    /// - Throws: what `map` throws, and `EngineError` `model_shape` where a blob is another model's.
+    init(
+        manifest: Manifest, shard: ShardSpec, compute: ComputeBackend, map: (BlobReference) throws -> MappedBlob
+    ) throws {
         let shape = manifest.shape
         let queries = shape.heads * shape.headDimension
         let keys = shape.keyValueHeads * shape.headDimension
         for layer in shard.layers {
             let blobs = manifest.layers[layer]
-            let blob = try map(blobs.dense, of: store, verify: verify)
+            let blob = try mapped(blobs.dense, map)
             var experts = [ExpertWeights?](repeating: nil, count: shape.experts)
             for expert in shard.experts {
-                let blob = try map(blobs.experts[expert], of: store, verify: verify)
+                let blob = try mapped(blobs.experts[expert], map)
                 experts[expert] = ExpertWeights(
                     w1: try matrix("w1", blob, shape.feedForward, shape.hidden, compute),
                     w2: try matrix("w2", blob, shape.hidden, shape.feedForward, compute),
@@ -79,7 +81,7 @@ struct Weights {
                     experts: experts))
         }
         if shard.embedding {
-            let blob = try map(manifest.embedding, of: store, verify: verify)
+            let blob = try mapped(manifest.embedding, map)
             let (entry, bytes) = try blob.tensor("embedding")
             let rowBytes = entry.format.rowBytes(columns: shape.hidden)
             guard entry.rows == shape.vocabulary, entry.columns == shape.hidden, !entry.panels,
@@ -92,16 +94,18 @@ struct Weights {
             embedding = EmbeddingWeights(format: entry.format, rowBytes: rowBytes, base: base)
         }
         if shard.head {
-            let blob = try map(manifest.head, of: store, verify: verify)
+            let blob = try mapped(manifest.head, map)
             head = HeadWeights(
                 norm: try Vector("norm", of: blob, count: shape.hidden),
                 output: try matrix("output", blob, shape.vocabulary, shape.hidden, compute))
         }
     }
 
-    private mutating func map(_ reference: BlobReference, of store: Store, verify: Bool) throws -> MappedBlob {
+    private mutating func mapped(
+        _ reference: BlobReference, _ map: (BlobReference) throws -> MappedBlob
+    ) throws -> MappedBlob {
         if let blob = blobs[reference.sha256] { return blob }
-        let blob = try store.map(reference, verify: verify)
+        let blob = try map(reference)
         blobs[reference.sha256] = blob
         return blob
     }

@@ -61,6 +61,17 @@ extension Topology {
     /// The longest name a worker may have, in bytes.
     package static let nameLimit = 64
 
+    /// What a worker's name has or has not, in words that follow "a worker's name"; nil where it is good. Names stand in
+    /// tables, in logs' names and beside the coordinator's.
+    package static func problem(withName name: String) -> String? {
+        let bytes = name.utf8.count
+        guard (1...nameLimit).contains(bytes) else { return "has \(bytes) bytes, 1 to \(nameLimit) are allowed" }
+        guard name != "coordinator",
+            name.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0.value != 0x7F && $0 != "/" })
+        else { return "has no spaces, control characters or '/', and is not \"coordinator\"" }
+        return nil
+    }
+
     /// Checks that the topology is a complete copy of a model of this shape.
     /// - Throws: `TopologyError` for the first thing that is wrong, stages in order.
     package func validate(for shape: ModelShape) throws(TopologyError) {
@@ -110,20 +121,8 @@ extension Topology {
         }
         var held = [Bool](repeating: false, count: shape.experts)
         for member in stage.members {
-            guard !member.name.isEmpty, member.name.utf8.count <= Self.nameLimit else {
-                throw TopologyError(
-                    code: "worker_name",
-                    message: "stage \(index): a worker's name has \(member.name.utf8.count) bytes, "
-                        + "1 to \(Self.nameLimit) are allowed")
-            }
-            // Names stand in tables, in logs' names and beside the coordinator's.
-            guard member.name != "coordinator",
-                member.name.unicodeScalars.allSatisfy({ $0.value > 0x20 && $0.value != 0x7F && $0 != "/" })
-            else {
-                throw TopologyError(
-                    code: "worker_name",
-                    message: "stage \(index): a worker's name has no spaces, control characters or '/', and is not "
-                        + "\"coordinator\"")
+            if let problem = Self.problem(withName: member.name) {
+                throw TopologyError(code: "worker_name", message: "stage \(index): a worker's name \(problem)")
             }
             if let other = seen.updateValue(index, forKey: member.name) {
                 let place = other == index ? "twice in stage \(index)" : "in stage \(other) and in stage \(index)"

@@ -24,6 +24,9 @@ package final class Connection: Sendable {
     package let eventLoop: any EventLoop
     package let peer: PeerIdentity
     package let remoteAddress: SocketAddress?
+    /// Succeeds when the socket is closed. After ``close(_:)`` that is when the peer has closed its side too, and so has all
+    /// that was sent, or when ``ConnectionLimits/linger`` is over.
+    package let socketClosed: EventLoopFuture<Void>
 
     private let handler: NIOLoopBound<ConnectionHandler>
     private let limits: ConnectionLimits
@@ -36,6 +39,7 @@ package final class Connection: Sendable {
     init(handler: ConnectionHandler, channel: any Channel, peer: PeerIdentity, limits: ConnectionLimits) {
         eventLoop = channel.eventLoop
         remoteAddress = channel.remoteAddress
+        socketClosed = channel.closeFuture
         self.handler = NIOLoopBound(handler, eventLoop: channel.eventLoop)
         self.peer = peer
         self.limits = limits

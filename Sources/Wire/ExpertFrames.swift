@@ -174,15 +174,11 @@ package struct ExpertRequest: Sendable, Equatable {
 package struct ExpertReply: Sendable, Equatable {
     package static let headBytes = 32
 
-    /// Why there are no rows. A refusal has no assignments and no rows.
+    /// Why there are no rows. A refusal has no assignments and no rows. 2 and 3 are reserved.
     package enum Status: UInt64, Sendable, CaseIterable {
         case done = 0
         /// The host does not hold this layer or one of these experts.
         case notHeld = 1
-        /// The request's epoch is no longer valid here.
-        case staleEpoch = 2
-        /// More rows than the host's credits allow.
-        case overloaded = 3
         /// The product could not be computed.
         case failed = 4
     }
@@ -256,7 +252,8 @@ package struct ExpertReply: Sendable, Equatable {
             )
         else { throw .rows("payload", payload.readableBytes, "at least \(Self.headBytes) bytes") }
         guard let status = Status(rawValue: rawStatus) else {
-            throw .rows("status", Int(clamping: rawStatus), "0 to \(Status.allCases.count - 1)")
+            let known = Status.allCases.map { "\($0.rawValue)" }.joined(separator: ", ")
+            throw .rows("status", Int(clamping: rawStatus), "one of \(known)")
         }
         guard Int(columns) == expectedColumns, Int(columns) <= ExpertRequest.maximumColumns else {
             throw .rows("columns", Int(columns), "\(expectedColumns)")

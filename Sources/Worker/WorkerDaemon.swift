@@ -12,7 +12,8 @@ import Wire
 ///
 /// Two event loops: one owns the engine and all data connections and computes on its own thread; the other speaks to the
 /// coordinator and stays responsive meanwhile. When the coordinator goes away the worker keeps its weights and dials again;
-/// it ends by graceful shutdown or cancellation, or because its files or its memory do not let it hold its shard.
+/// it ends by graceful shutdown or cancellation, because its files or its memory do not let it hold its shard, or because
+/// the coordinator refuses what it was started with.
 package final class WorkerDaemon: Service {
     package let configuration: WorkerConfiguration
     /// Drawn when the process started.
@@ -39,8 +40,9 @@ package final class WorkerDaemon: Service {
 
     /// Runs until graceful shutdown.
     ///
-    /// - Throws: `Failure` where the data listener cannot be bound, or the shard cannot be loaded: a blob that is missing, cut
-    ///   or altered is named. Nothing that a peer does ends it.
+    /// - Throws: `Failure` where the data listener cannot be bound, the shard cannot be loaded (a blob that is missing, cut
+    ///   or altered is named), or the coordinator refuses this worker's name, model, numerics, memory or address. Nothing
+    ///   that another worker does ends it.
     package func run() async throws {
         let dataGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let controlGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
@@ -77,7 +79,8 @@ package final class WorkerDaemon: Service {
         logger.info("worker listens", metadata: ["address": "\(register.dataAddress)"])
 
         let unable: Failure? = await cancelWhenGracefulShutdown { [self] in
-            var backOff = BackOff(firstMilliseconds: 100, lastMilliseconds: 3_000)
+            var rejoining = Rejoining(
+                coordinator: "\(configuration.coordinatorHost):\(configuration.coordinatorPort)")
             var generator = SystemRandomNumberGenerator()
             while !Task.isCancelled {
                 let end = await session(on: controlLoop, register: register) { assign in
@@ -86,11 +89,15 @@ package final class WorkerDaemon: Service {
                 guard !Task.isCancelled else { break }
                 let state = control.withLock { $0 }
                 if let unable = state.unable { return unable }
-                if state.wasReady { backOff.reset() }
-                logger.warning(
-                    "no connection to the coordinator", metadata: ["reason": "\(end.reason?.description ?? "closed")"])
-                // Ends early when the task is cancelled, which the loop then sees.
-                try? await Task.sleep(for: .milliseconds(backOff.next(using: &generator)))
+                let reason = end.reason ?? Failure(code: "connection_closed", message: "the connection was closed")
+                switch rejoining.ended(reason, wasReady: state.wasReady, using: &generator) {
+                case .giveUp(let failure):
+                    return failure
+                case .dial(let milliseconds, let message, let level):
+                    logger.log(level: level, "\(message)", metadata: ["reason": "\(reason)"])
+                    // Ends early when the task is cancelled, which the loop then sees.
+                    try? await Task.sleep(for: .milliseconds(milliseconds))
+                }
             }
             return nil
         }

@@ -13,6 +13,32 @@ struct OptionsTests {
         #expect(error?.message == "\"host:0\": the port is a number from 1 to 65535")
     }
 
+    private func worker(_ options: String...) throws -> WorkerCommand {
+        try WorkerCommand.parse(["--coordinator", "127.0.0.1:7000", "--model", "m"] + options)
+    }
+
+    @Test func workersThatAreWellNamed() throws {
+        #expect(try worker("--name", "a").name == "a")
+        #expect(try worker("--name", String(repeating: "x", count: 64)).name.count == 64)
+        for host in ["10.0.0.1", "node-1.example", "::1"] {
+            #expect(try worker("--name", "a", "--advertise", host).advertise == host)
+        }
+    }
+
+    /// Refused before anything is started, and not by a coordinator in minutes.
+    @Test(arguments: [
+        ["--name", ""], ["--name", String(repeating: "x", count: 65)], ["--name", "a b"], ["--name", "../a"],
+        ["--name", "coordinator"], ["--name", "a", "--advertise", ""], ["--name", "a", "--advertise", "node 1"],
+        ["--name", "a", "--advertise", "10.0.0.1:7000"], ["--name", "a", "--advertise", "[::1]"],
+        ["--name", "a", "--listen", "0.0.0.0:7000"],
+    ])
+    func workersThatAreWrong(options: [String]) {
+        let error = #expect(throws: (any Error).self) {
+            _ = try WorkerCommand.parse(["--coordinator", "127.0.0.1:7000", "--model", "m"] + options)
+        }
+        if let error { #expect(Tramontane.exitCode(for: error).rawValue == 64) }
+    }
+
     @Test func theCoordinatorOfUpIsToldTheBackend() throws {
         let serving = try ServingOptions.parse(["--model", "m", "--workers", "1", "--compute", "openblas"])
         let arguments = serving.arguments(modelPath: "m")

@@ -210,6 +210,53 @@ import Wire
         }
     }
 
+    /// What is under way, what waits, and what comes later ends with the coordinator's word, over both of its doors.
+    @Test func whenItStopsEveryRequestHearsWhy() async throws {
+        var ends: [GenerationStream] = []
+        var client: FakeClient?
+        var stopped: Coordinator?
+        try await withFakeCluster(change: { $0.maximumSequencesPerLane = 2 }) { coordinator, workers, address in
+            stopped = coordinator
+            workers[0].hold()
+            let dialled = try await FakeClient(address)
+            client = dialled
+            for stream in 1...2 { dialled.generate(UInt64(stream), text: "x", maxTokens: 30, credit: 100) }
+            for _ in 0..<2 { ends.append(try await coordinator.submit(GenerationRequest(prompt: .text("x")))) }
+            var status = await coordinator.status()
+            while status.requests.running < 2 || status.requests.waiting < 2 {
+                await Task.yield()
+                status = await coordinator.status()
+            }
+        }
+        for stream in ends {
+            let error = await #expect(throws: RequestError.self) { _ = try await collect(stream) }
+            #expect(error?.code == "shutting_down")
+        }
+        let frames = try #require(await client?.until(.error))
+        let failed = frames.filter { $0.kind == .failed }
+        #expect(Set(failed.map(\.correlation)) == [1, 2])
+        for frame in failed + frames.suffix(1) {
+            #expect(try frame.message(ProtoFailure.self).code == "shutting_down")
+        }
+        let refusal = await #expect(throws: RequestError.self) {
+            _ = try await stopped?.submit(GenerationRequest(prompt: .text("x")))
+        }
+        #expect(refusal?.code == "shutting_down")
+    }
+
+    @Test func aWorkerThatCannotBeDialledHearsAtWhichAddress() async throws {
+        try await withFakeCluster { coordinator, workers, address in
+            workers[0].die()
+            while await coordinator.status().workers.first?.state != "lost" { await Task.yield() }
+            let other = FakeWorker(name: "a", manifest: try FakeModel.manifest())
+            // The coordinator's own port takes no such connections.
+            try await other.join(address, dataAddress: address)
+            while other.refusal == nil { await Task.yield() }
+            #expect(other.refusal?.code == "data_unreachable")
+            #expect(other.refusal?.message.contains("\(address): role_refused") == true)
+        }
+    }
+
     // MARK: The client plane
 
     @Test func clientGetsDeltasForItsCredit() async throws {

@@ -68,7 +68,8 @@ final class FakeWorker: Sendable {
     /// Why a connection of this worker was closed.
     var refusal: Failure? { state.withLock { $0.refusal } }
 
-    func join(_ address: String, numericsVersion: UInt32 = 1) async throws {
+    /// - Parameter dataAddress: what it says of its data port, where that is not the truth
+    func join(_ address: String, numericsVersion: UInt32 = 1, dataAddress: String? = nil) async throws {
         var identity = LocalIdentity(
             role: .workerControl, name: name, incarnation: .random(in: 1...UInt64.max),
             numericsVersion: numericsVersion, manifestDigest: manifest.digest)
@@ -88,7 +89,7 @@ final class FakeWorker: Sendable {
         var register = ProtoRegister()
         register.name = name
         register.incarnation = identity.incarnation
-        register.dataAddress = "127.0.0.1:\(listener.port)"
+        register.dataAddress = dataAddress ?? "127.0.0.1:\(listener.port)"
         register.numericsVersion = numericsVersion
         register.manifestDigest = Data(manifest.digest)
         control.send(Frame(.register, register))

@@ -132,6 +132,10 @@ import Wire
         #expect(code("a", 2) == "worker_duplicate")
         #expect(code("a", 1) == nil, "the same process may connect anew")
         membership = makeMembership(.even(workers: 1, stages: 1))
+        // No topology has looked at these names.
+        for name in ["", "a b", "../a", "coordinator", "a\n", String(repeating: "x", count: 65)] {
+            #expect(code(name, 1) == "worker_name", "\(name)")
+        }
         #expect(code("x", 1) == nil)
         #expect(code("y", 1) == "cluster_full")
     }

@@ -21,6 +21,21 @@ import Testing
         #expect(engine.pageBytes == 2 * 2 * 2 * 32 * 2 * 32)
     }
 
+    @Test func loadingEndsBeforeTheBlobThatIsNotWantedAnyMore() throws {
+        struct Unwanted: Error {}
+        let model = try Models.demo.get()
+        var asked = 0
+        #expect(throws: Unwanted.self) {
+            _ = try Engine(
+                manifest: model.manifest, store: model.store, shard: .whole(model.manifest.shape), pages: 1, threads: 1,
+                beforeEachBlob: {
+                    asked += 1
+                    if asked == 3 { throw Unwanted() }
+                })
+        }
+        #expect(asked == 3)
+    }
+
     @Test func layersAndExpertsOfOthersAreRefused() throws {
         let model = try Models.demo.get()
         let engine = try model.engine(

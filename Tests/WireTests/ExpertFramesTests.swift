@@ -74,6 +74,12 @@ private func code(_ body: () throws(Failure) -> Void) -> String? {
         #expect(try ExpertReply(payload: reply.payload(), columns: 5) == reply)
         let refusal = ExpertReply(step: 1, lane: 2, layer: 3, status: .notHeld, rowCount: 0, columns: 5)
         #expect(try ExpertReply(payload: refusal.payload(), columns: 5) == refusal)
+        for status in [2, 3, 5] as [UInt64] {
+            var reserved = refusal.payload()
+            reserved.setInteger(status, at: 24, endianness: .little)
+            #expect(
+                code { () throws(Failure) in _ = try ExpertReply(payload: reserved, columns: 5) } == "rows_malformed")
+        }
     }
 
     @Test func replyThatDoesNotMatchIsRefused() {
@@ -90,8 +96,10 @@ private func code(_ body: () throws(Failure) -> Void) -> String? {
         #expect(refused({ _ in }, columns: 6))
         #expect(refused { $0.setInteger(UInt32.max, at: 16, endianness: .little) })
         #expect(refused { $0.setInteger(UInt32(0), at: 16, endianness: .little) })
-        #expect(refused { $0.setInteger(UInt64(1), at: 24, endianness: .little) })
-        #expect(refused { $0.setInteger(UInt64.max, at: 24, endianness: .little) })
+        // A refusal has no rows; 2 and 3 are reserved.
+        for status in [1, 2, 3, 4, 5, UInt64.max] {
+            #expect(refused { $0.setInteger(status, at: 24, endianness: .little) })
+        }
         for length in 0..<good.readableBytes {
             #expect(refused { $0.moveWriterIndex(to: length) }, "\(length)")
         }

@@ -1,7 +1,9 @@
 import Engine
+import Logging
 import ModelStore
 import NIOCore
 import NIOPosix
+import Synchronization
 import Testing
 import Transport
 import Wire
@@ -197,6 +199,37 @@ struct WorkerDaemonTests {
         let accounting = try cluster.accounting(of: "b")
         #expect(accounting.steps == 2)
         try await cluster.stop()
+    }
+
+    /// A predecessor that is not yet noticed to be dead passes; a name that the topology does not know does not.
+    @Test func whatTheCoordinatorRefusesForGoodEndsTheWorker() async throws {
+        let model = try TestModels.tiny.get()
+        let attempts = Mutex(0)
+        let listener = try await Listener.bind(
+            host: "127.0.0.1", port: 0, acceptLoop: MultiThreadedEventLoopGroup.singleton,
+            childLoop: MultiThreadedEventLoopGroup.singleton,
+            identity: LocalIdentity(role: .unspecified, name: "coordinator", incarnation: 1), roles: [.workerControl],
+            logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }),
+            accept: { _ throws(Failure) -> any ConnectionDelegate in
+                let attempt = attempts.withLock { attempts -> Int in
+                    attempts += 1
+                    return attempts
+                }
+                throw attempt <= 2
+                    ? Failure(code: "worker_duplicate", message: "a worker \"a\" is here already")
+                    : Failure(code: "worker_unknown", message: "worker \"a\" is not in the topology")
+            })
+        let daemon = WorkerDaemon(
+            configuration: WorkerConfiguration(
+                name: "a", coordinatorHost: "127.0.0.1", coordinatorPort: listener.port, manifest: model.manifest,
+                store: model.store, threads: 1, memoryBytes: 1 << 34),
+            logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
+        let error = await #expect(throws: Failure.self) { try await daemon.run() }
+        #expect(error?.code == "worker_unknown")
+        #expect(error?.message.contains("127.0.0.1:\(listener.port)") == true)
+        #expect(error?.message.contains("worker \"a\" is not in the topology; give --name") == true)
+        #expect(attempts.withLock { $0 } == 3)
+        await listener.close()
     }
 
     // MARK: Peers that misbehave

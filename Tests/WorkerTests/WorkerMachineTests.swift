@@ -1,7 +1,8 @@
 import NIOCore
 import Testing
 import Wire
-import Worker
+
+@testable import Worker
 
 @Suite struct WorkerMachineTests {
     @Test(arguments: [
@@ -101,7 +102,7 @@ import Worker
         var isDone = false
         while !isDone {
             // There is always a decode step to prefer.
-            while machine.stepsInProgress < 3 {
+            while machine.steps.count < 3 {
                 _ = machine.stepReceived(Self.step(next, sequence: next, tokens: [1], pages: [1]))
                 next += 1
             }

@@ -224,11 +224,8 @@ package struct Membership: Sendable {
     // MARK: Consequences
 
     private func check(_ registration: Registration) throws(Failure) {
-        let bytes = registration.name.utf8.count
-        guard (1...Topology.nameLimit).contains(bytes) else {
-            throw Failure(
-                code: "worker_name",
-                message: "the worker's name has \(bytes) bytes, 1 to \(Topology.nameLimit) are allowed")
+        if let problem = Topology.problem(withName: registration.name) {
+            throw Failure(code: "worker_name", message: "a worker's name \(problem)")
         }
         guard case .topology(let topology) = layout, topology.locate(registration.name) == nil else { return }
         throw Failure(

@@ -102,8 +102,8 @@ final class Core {
     }
 
     /// Ends everything: requests fail, connections close.
-    func stop() {
-        guard !isStopped else { return }
+    /// - Returns: succeeds when the sockets of clients and workers are closed, so that they have heard why.
+    func stop() -> EventLoopFuture<Void> {
         isStopped = true
         ticks?.cancel()
         for (id, request) in requests {
@@ -112,9 +112,11 @@ final class Core {
         }
         requests = [:]
         let failure = Failure(code: "shutting_down", message: "the coordinator is shutting down")
+        let connections = clients.values.map(\.connection) + workers.values.map(\.control)
         for client in clients.values { client.connection.close(failure) }
         for worker in workers.values { worker.close(failure) }
         readyChanged(false)
+        return .andAllComplete(connections.map(\.socketClosed), on: loop)
     }
 
     private func tick() {

@@ -128,7 +128,11 @@ final class WorkerSession: ConnectionDelegate {
             core.perform(core.membership.dataConnected(session: number))
         case .failure(let error):
             let failure = error as? Failure ?? Failure(code: "connect_failed", message: "\(error)")
-            end(Failure(code: failure.code, message: "data connection: \(failure.message)"))
+            let address = address.map { "\($0)" } ?? ""
+            end(
+                Failure(
+                    code: "data_unreachable",
+                    message: "the coordinator does not reach the data address \(address): \(failure)"))
         }
     }
 

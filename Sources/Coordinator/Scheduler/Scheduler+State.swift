@@ -98,7 +98,6 @@ extension Scheduler {
         }
 
         package var pagesUsed: Int { pageCount - free.count }
-        package var stepsInFlight: Int { inFlight.count }
     }
 
     struct FlyingStep: Sendable {

@@ -52,6 +52,15 @@ final class DataPlane {
         }
     }
 
+    /// A shard on its way into memory.
+    private struct Load {
+        let number: Int
+        let shard: ShardSpec
+        let pages: Int
+        /// The newest placement for which the shard is the right one.
+        var view: PlacementView
+    }
+
     /// A connection to a peer that this worker sends to.
     final class Link {
         let address: Address
@@ -74,7 +83,8 @@ final class DataPlane {
     var epoch: Epoch?
     /// The shard in memory; outlives epochs that need the same one.
     private var engine: Engine?
-    private var assignments = 0
+    private var load: Load?
+    private var loads = 0
     var gate = EpochGate<(source: Source, frame: Frame)>()
     /// The one that was accepted last: a coordinator that came back replaces itself.
     var coordinator: Connection?
@@ -116,8 +126,6 @@ final class DataPlane {
     func assign(_ assignment: ProtoAssign, loader: ShardLoader) {
         guard !isClosed else { return }
         fence()
-        assignments += 1
-        let number = assignments
         let shape = configuration.manifest.shape
         do throws(Failure) {
             let view = try PlacementView(
@@ -129,20 +137,33 @@ final class DataPlane {
                 activate(view, engine: engine)
                 return
             }
+            if let load, load.shard == shard, load.pages == pages {
+                self.load?.view = view
+                return
+            }
             // The old shard goes before the new one comes, since there may not be memory for both.
             engine = nil
-            loader.load(shard, pages: pages, for: self) { plane, result in
-                guard plane.assignments == number, !plane.isClosed else { return }
-                switch result {
-                case .success(let engine):
-                    plane.engine = engine
-                    plane.activate(view, engine: engine)
-                case .failure(let failure):
-                    plane.refuse(view.epoch, failure, .worker)
-                }
-            }
+            loads += 1
+            let number = loads
+            load = Load(number: number, shard: shard, pages: pages, view: view)
+            loader.load(shard, pages: pages, on: eventLoop) { [self] result in loaded(result, number: number) }
         } catch {
+            load = nil
+            loader.giveUp()
             refuse(assignment.placement.epoch, error, .assignment)
+        }
+    }
+
+    private func loaded(_ result: Result<Engine, Failure>, number: Int) {
+        // A load that another assignment has overtaken has nothing to say.
+        guard let load, load.number == number, !isClosed else { return }
+        self.load = nil
+        switch result {
+        case .success(let engine):
+            self.engine = engine
+            activate(load.view, engine: engine)
+        case .failure(let failure):
+            refuse(load.view.epoch, failure, .worker)
         }
     }
 
@@ -367,7 +388,10 @@ final class DataPlane {
         link.connection = nil
         let failure = Failure(
             code: "peer_lost", message: "worker '\(peer.name)' was lost: \(reason?.message ?? "closed here")")
-        logger.warning("lost a peer", metadata: ["peer": "\(peer.name)", "reason": "\(failure.message)"])
+        // Without a coordinator nobody waits for rows: the cluster is being stopped, or comes anew.
+        logger.log(
+            level: coordinator == nil ? .info : .warning, "lost a peer",
+            metadata: ["peer": "\(peer.name)", "reason": "\(failure.message)"])
         reportLost(peer, failure)
         perform(epoch.machine.linkLost(peer, failure))
         redial(peer)

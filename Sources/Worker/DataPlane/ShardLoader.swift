@@ -3,14 +3,33 @@ import Logging
 import ModelStore
 import NIOCore
 import NIOPosix
+import Synchronization
 import Wire
 
 /// Loads shards on a thread of its own: mapping, hashing and widening take seconds to minutes, in which event loops must go on.
+/// Only the shard that was asked for last is wanted: the load of another one gives up before its next blob.
 struct ShardLoader: Sendable {
     private let configuration: WorkerConfiguration
     private let logger: Logger
     /// One thread, so that two loads are never in memory at once.
-    private let thread = NIOThreadPool(numberOfThreads: 1)
+    let thread = NIOThreadPool(numberOfThreads: 1)
+    private let wanted = Wanted()
+
+    /// The number of the load whose shard is wanted; 0 for none.
+    private final class Wanted: Sendable {
+        private let loads = Mutex((last: UInt64(0), wanted: UInt64(0)))
+
+        func next() -> UInt64 {
+            loads.withLock { loads in
+                loads.last += 1
+                loads.wanted = loads.last
+                return loads.last
+            }
+        }
+
+        func forget() { loads.withLock { $0.wanted = 0 } }
+        func isWanted(_ load: UInt64) -> Bool { loads.withLock { $0.wanted == load } }
+    }
 
     /// Hands an engine from the thread that made it to the loop that uses it.
     ///
@@ -26,34 +45,42 @@ struct ShardLoader: Sendable {
         thread.start()
     }
 
-    /// Loads a shard, then calls `completion` on the plane's loop.
+    /// Loads a shard, then calls `completion` on the loop, from which this is called too. A load that is still under way gives
+    /// up, with the failure `load_superseded`.
     func load(
-        _ shard: ShardSpec, pages: Int, for plane: DataPlane,
-        completion: @escaping (DataPlane, Result<Engine, Failure>) -> Void
+        _ shard: ShardSpec, pages: Int, on eventLoop: any EventLoop,
+        completion: @escaping (Result<Engine, Failure>) -> Void
     ) {
-        let bound = NIOLoopBound((plane, completion), eventLoop: plane.eventLoop)
-        let eventLoop = plane.eventLoop
+        let load = wanted.next()
+        let bound = NIOLoopBound(completion, eventLoop: eventLoop)
         thread.submit { state in
             guard case .active = state else { return }
-            let result = make(shard, pages: pages)
-            eventLoop.execute {
-                let (plane, completion) = bound.value
-                completion(plane, result.map(\.engine))
-            }
+            let result = make(shard, pages: pages, load: load)
+            eventLoop.execute { bound.value(result.map(\.engine)) }
         }
     }
 
+    /// Nobody wants the shard that is being loaded any more.
+    func giveUp() {
+        wanted.forget()
+    }
+
     func shutDown() async {
+        giveUp()
         // The pool's only failure is to have been shut down already.
         try? await thread.shutdownGracefully()
     }
 
-    private func make(_ shard: ShardSpec, pages: Int) -> Result<Handover, Failure> {
+    private func make(_ shard: ShardSpec, pages: Int, load: UInt64) -> Result<Handover, Failure> {
         do {
             let engine = try Engine(
                 manifest: configuration.manifest, store: configuration.store, shard: shard, pages: pages,
                 threads: configuration.threads, compute: configuration.compute,
-                verifyBlobs: configuration.verifyBlobs, logger: logger)
+                verifyBlobs: configuration.verifyBlobs, logger: logger,
+                beforeEachBlob: {
+                    guard !wanted.isWanted(load) else { return }
+                    throw Failure(code: "load_superseded", message: "another assignment has come")
+                })
             let (keyValueBytes, overflow) = engine.pageBytes.multipliedReportingOverflow(by: pages)
             let (bytes, sumOverflow) = engine.weightBytes.addingReportingOverflow(keyValueBytes)
             guard !overflow, !sumOverflow, UInt64(clamping: bytes) <= configuration.memoryBytes else {
@@ -65,6 +92,8 @@ struct ShardLoader: Sendable {
                             + "are more than the \(configuration.memoryBytes) that this worker may use"))
             }
             return .success(Handover(engine: engine))
+        } catch let error as Failure {
+            return .failure(error)
         } catch let error as ModelError {
             return .failure(Failure(code: error.code, message: error.message))
         } catch let error as EngineError {

@@ -261,7 +261,6 @@ package struct WorkerMachine {
     // MARK: What tests and heartbeats read
 
     package var isIdle: Bool { steps.isEmpty && requests.isEmpty && queues.isEmpty && outstanding.isEmpty }
-    package var stepsInProgress: Int { steps.count }
     /// Items that could be computed now or later: for the heartbeat.
     package var queuedItems: Int { queues.count + steps.count }
 

@@ -17,7 +17,7 @@ struct CoordinatorCommand: Command {
         "coordinator", "Runs a cluster's coordinator; workers are started apart.",
         """
         Prints `listening http=HOST:PORT listen=HOST:PORT` when its ports are open and `ready http=HOST:PORT \
-        listen=HOST:PORT` when the cluster serves. SIGTERM or Ctrl-C end it.
+        listen=HOST:PORT` when the cluster serves. SIGTERM or Ctrl-C end it: requests under way end with `shutting_down`.
         """)
     static let settings = ServingOptions.settings + ModelOptions.settings
 
@@ -27,6 +27,9 @@ struct CoordinatorCommand: Command {
 
     @Flag(help: .hidden)
     var supervised = false
+
+    /// For the last bytes to clients that read slowly.
+    static let graceSeconds = 3
 
     func run() throws {
         let logger = try Daemon.prepare("coordinator", level: serving.logLevel, supervised: supervised)
@@ -40,7 +43,10 @@ struct CoordinatorCommand: Command {
         gatewayConfiguration.insecureNetwork = serving.insecureNetwork
         let gateway = Gateway(configuration: gatewayConfiguration, coordinator: coordinator, logger: logger)
         let announcer = Announcer(coordinator: coordinator, gateway: gateway)
-        try Daemon.run([coordinator, gateway, announcer], supervised: supervised, logger: logger)
+        // Ended from the last to the first: the coordinator gives its requests their end, and so nothing keeps the gateway,
+        // which waits for the answers under way.
+        try Daemon.run(
+            [gateway, coordinator, announcer], supervised: supervised, graceSeconds: Self.graceSeconds, logger: logger)
     }
 
     private func configuration(_ model: ResolvedModel, _ topology: Topology) -> CoordinatorConfiguration {

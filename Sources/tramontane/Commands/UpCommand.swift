@@ -13,7 +13,8 @@ struct UpCommand: Command {
         "up", "Starts a coordinator and workers on this machine.",
         """
         Imports the model if that is necessary, starts the processes, and prints `ready http=HOST:PORT listen=HOST:PORT` when \
-        the cluster serves. Ctrl-C or SIGTERM end every process it started; none outlives it.
+        the cluster serves. A worker that dies after that is started again, after 1 to 30 seconds. Ctrl-C or SIGTERM end \
+        requests under way with `shutting_down`, and every process it started; none outlives it.
 
         A topology file says who holds what:
           stages:

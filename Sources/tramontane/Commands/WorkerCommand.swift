@@ -1,6 +1,7 @@
 import ArgumentParser
 import Engine
 import Logging
+import Placement
 import Wire
 import Worker
 
@@ -10,7 +11,10 @@ struct WorkerCommand: Command {
         "tramontane worker --coordinator 127.0.0.1:7000 --model /srv/tramontane/manifests/mixtral.json --name worker-0"
     static let configuration = commandConfiguration(
         "worker", "Runs one worker, which joins a coordinator.",
-        "SIGTERM or Ctrl-C let the steps under way end, and then the worker.")
+        """
+        It waits for a coordinator that is not there yet, or not any more. Where the coordinator refuses what it was started \
+        with (its name, its model, its --compute) it says so and ends with status 1. SIGTERM or Ctrl-C end it.
+        """)
     static let settings: [Setting] =
         [
             .option("coordinator"), .option("model"), .option("name"), .option("listen"), .option("advertise"),
@@ -34,7 +38,9 @@ struct WorkerCommand: Command {
         transform: Address.listening)
     var listen = Address(host: "127.0.0.1", port: 0)
 
-    @Option(help: ArgumentHelp("The host by which others reach this one, where --listen is not it.", valueName: "host"))
+    @Option(
+        help: ArgumentHelp("The host by which others reach this one, where --listen is not it.", valueName: "host"),
+        transform: Address.host)
     var advertise: String?
 
     @Option(
@@ -70,7 +76,13 @@ struct WorkerCommand: Command {
     @Flag(help: .hidden)
     var supervised = false
 
+    /// For the product that is being computed, or the blob that is being read.
+    static let graceSeconds = 4
+
     func validate() throws {
+        if let problem = Topology.problem(withName: name) {
+            throw ValidationError("--name: a worker's name \(problem)")
+        }
         guard advertise == nil, ["0.0.0.0", "::"].contains(listen.host) else { return }
         throw ValidationError(
             "--listen \(listen) is every address of this machine; --advertise HOST says at which others reach it")
@@ -90,6 +102,7 @@ struct WorkerCommand: Command {
         configuration.verifyBlobs = !trustBlobs
         configuration.insecureNetwork = insecureNetwork
         try Daemon.run(
-            [WorkerDaemon(configuration: configuration, logger: logger)], supervised: supervised, logger: logger)
+            [WorkerDaemon(configuration: configuration, logger: logger)], supervised: supervised,
+            graceSeconds: Self.graceSeconds, logger: logger)
     }
 }

@@ -16,12 +16,13 @@ enum Daemon {
     }
 
     /// Runs services until SIGTERM, or Ctrl-C where nobody supervises; then ends them gracefully, the last one first.
-    static func run(_ services: [any Service], supervised: Bool, logger: Logger) throws {
+    /// - Parameter graceSeconds: what has not ended gracefully by then is cancelled
+    static func run(_ services: [any Service], supervised: Bool, graceSeconds: Int, logger: Logger) throws {
         var quiet = logger
         quiet.logLevel = max(logger.logLevel, .warning)
         var configuration = ServiceGroupConfiguration(
             services: services, gracefulShutdownSignals: supervised ? [.sigterm] : [.sigterm, .sigint], logger: quiet)
-        configuration.maximumGracefulShutdownDuration = .seconds(9)
+        configuration.maximumGracefulShutdownDuration = .seconds(graceSeconds)
         try Background.wait { [configuration] in
             try await ServiceGroup(configuration: configuration).run()
         }

@@ -2,7 +2,6 @@ import Glibc
 
 /// Performs what ``SupervisorMachine`` decides: starts processes, waits for signals and for what the coordinator says.
 final class Supervisor {
-    private let workers: [String]
     private let directory: StateDirectory
     private let coordinatorArguments: [String]
     /// A worker's arguments, from its name and the coordinator's address.
@@ -13,7 +12,7 @@ final class Supervisor {
     private var children: [ChildProcess] = []
     private var coordinatorLines: LineReader?
     private let clock = ContinuousClock()
-    private var deadline: ContinuousClock.Instant?
+    private let began = ContinuousClock.now
     private var status: Int32?
     private let supervision: (read: Int32, write: Int32)
 
@@ -22,7 +21,6 @@ final class Supervisor {
         workerArguments: @escaping (_ name: String, _ coordinator: String) -> [String]
     ) throws {
         supervision = try Descriptors.pipe()
-        self.workers = workers
         machine = SupervisorMachine(workers: workers)
         state = ClusterState(processID: getpid(), model: model)
         self.directory = directory
@@ -34,25 +32,32 @@ final class Supervisor {
     /// - Returns: the status to end with.
     func run() throws -> Int32 {
         let signals = try SignalPipe([SIGINT, SIGTERM, SIGHUP, SIGCHLD])
-        try perform(machine.handle(.start))
+        try handle(.start)
         while true {
             if let status { return status }
             var descriptors = [pollfd(fd: signals.readDescriptor, events: Int16(POLLIN), revents: 0)]
             if coordinatorLines != nil, let coordinator = children.first {
                 descriptors.append(pollfd(fd: coordinator.output, events: Int16(POLLIN), revents: 0))
             }
-            let timeout = deadline.map { Self.milliseconds(until: $0, from: clock.now) } ?? -1
+            let timeout = machine.deadline.map { Int32(clamping: max(0, $0 - now)) } ?? -1
             if poll(&descriptors, nfds_t(descriptors.count), timeout) < 0, errno != EINTR {
                 throw CommandError.failure("poll: \(String(cString: strerror(errno)))")
             }
             if descriptors.count > 1, descriptors[1].revents != 0 { try readCoordinator() }
-            for signal in signals.take() where signal != SIGCHLD { try perform(machine.handle(.stopAsked)) }
+            for signal in signals.take() where signal != SIGCHLD { try handle(.stopAsked) }
             try collectExits()
-            if let deadline, deadline <= clock.now {
-                self.deadline = nil
-                try perform(machine.handle(.deadlinePassed))
-            }
+            if let deadline = machine.deadline, deadline <= now { try handle(.deadlinePassed) }
         }
+    }
+
+    /// Milliseconds since the start, rounded down.
+    private var now: Int {
+        let (seconds, attoseconds) = (clock.now - began).components
+        return Int(seconds) * 1000 + Int(attoseconds / 1_000_000_000_000_000)
+    }
+
+    private func handle(_ event: SupervisorMachine.Event) throws {
+        try perform(machine.handle(event, now: now))
     }
 
     private func readCoordinator() throws {
@@ -66,9 +71,9 @@ final class Supervisor {
             case .listening:
                 state.http = report.http
                 state.listen = report.listen
-                try perform(machine.handle(.listening(http: report.http, listen: report.listen)))
+                try handle(.listening(http: report.http, listen: report.listen))
             case .ready:
-                try perform(machine.handle(.serving))
+                try handle(.serving)
             }
         }
     }
@@ -78,7 +83,7 @@ final class Supervisor {
             guard let exit = child.takeExit() else { continue }
             state.children[index].state = exit == .status(0) ? "ended" : exit.description
             try directory.write(state)
-            try perform(machine.handle(.exited(name: child.name, exit)))
+            try handle(.exited(name: child.name, exit))
         }
     }
 
@@ -87,13 +92,11 @@ final class Supervisor {
             switch action {
             case .startCoordinator:
                 let name = SupervisorMachine.coordinator
-                if try !start(name, coordinatorArguments, reports: true) {
-                    try perform(machine.handle(.startFailed([name])))
-                }
-            case .startWorkers(let listen):
-                for (index, name) in workers.enumerated() {
+                if try !start(name, coordinatorArguments, reports: true) { try handle(.startFailed([name])) }
+            case .startWorkers(let names, let listen):
+                for (index, name) in names.enumerated() {
                     if try !start(name, workerArguments(name, listen), reports: false) {
-                        try perform(machine.handle(.startFailed(Array(workers[index...]))))
+                        try handle(.startFailed(Array(names[index...])))
                         break
                     }
                 }
@@ -106,8 +109,6 @@ final class Supervisor {
                 send(SIGTERM, to: names)
             case .kill(let names):
                 send(SIGKILL, to: names)
-            case .setDeadline(let milliseconds):
-                deadline = clock.now + .milliseconds(milliseconds)
             case .log(let message):
                 StandardError.write("tramontane up: \(message)\n")
             case .logWithLastWords(let message, let name):
@@ -125,12 +126,21 @@ final class Supervisor {
     /// - Returns: whether the child runs; why not was said.
     private func start(_ name: String, _ arguments: [String], reports: Bool) throws -> Bool {
         let log = directory.log(of: name)
+        let place = children.firstIndex { $0.name == name }
         do {
+            // What a predecessor said last is why it died.
             let child = try ChildProcess.start(
-                name, arguments: arguments, log: log, supervision: supervision.read, reports: reports)
-            children.append(child)
+                name, arguments: arguments, log: log, continuesLog: place != nil, supervision: supervision.read,
+                reports: reports)
+            let entry = ClusterState.Child(name: name, processID: child.processID, log: log, state: "running")
+            if let place {
+                children[place] = child
+                state.children[place] = entry
+            } else {
+                children.append(child)
+                state.children.append(entry)
+            }
             if reports { coordinatorLines = LineReader(child.output) }
-            state.children.append(.init(name: name, processID: child.processID, log: log, state: "running"))
             try directory.write(state)
             return true
         } catch let error as CommandError {
@@ -145,14 +155,6 @@ final class Supervisor {
             // Not yet waited for, so the number is still this child's.
             kill(child.processID, signal)
         }
-    }
-
-    /// For `poll`: at least 0, rounded up so that the deadline has passed when it returns.
-    private static func milliseconds(until deadline: ContinuousClock.Instant, from now: ContinuousClock.Instant)
-        -> Int32
-    {
-        let (seconds, attoseconds) = (deadline - now).components
-        return Int32(clamping: max(0, seconds * 1000 + attoseconds / 1_000_000_000_000_000 + 1))
     }
 }
 

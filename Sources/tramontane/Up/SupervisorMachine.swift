@@ -1,7 +1,8 @@
-/// What `up` does about its processes: events in, actions out, no I/O.
+/// What `up` does about its processes: events and the time in, actions out, no I/O.
 ///
-/// The coordinator is started first; when it listens, the workers are; when it says that the cluster serves, so does `up`.
-/// The end goes the other way: workers drain, then the coordinator ends, and who takes too long is killed.
+/// The coordinator is started first; when it listens, the workers are; when it says that the cluster serves, so does `up`. A
+/// worker that dies after that is started again, each time after a longer while. The end begins with the coordinator, so
+/// that requests end with its word and not with the loss of a worker; then the workers end. Who takes too long is killed.
 struct SupervisorMachine {
     enum Event: Equatable {
         case start
@@ -12,7 +13,7 @@ struct SupervisorMachine {
         case exited(name: String, ProcessExit)
         /// SIGINT, SIGTERM or SIGHUP came.
         case stopAsked
-        /// The deadline set last has passed.
+        /// ``deadline`` is here.
         case deadlinePassed
         /// These children could not be started.
         case startFailed([String])
@@ -20,14 +21,12 @@ struct SupervisorMachine {
 
     enum Action: Equatable {
         case startCoordinator
-        /// All of them, with the coordinator's address for workers.
-        case startWorkers(listen: String)
+        /// With the coordinator's address for workers.
+        case startWorkers([String], listen: String)
         /// Print that the cluster serves.
         case announce(http: String, listen: String)
         case terminate([String])
         case kill([String])
-        /// Wake up after so long; replaces the deadline set before.
-        case setDeadline(milliseconds: Int)
         case log(String)
         /// The same, and what the process itself said last.
         case logWithLastWords(String, of: String)
@@ -38,30 +37,54 @@ struct SupervisorMachine {
         case idle
         case startingCoordinator
         case startingWorkers(http: String, listen: String)
-        case serving
-        case stoppingWorkers(status: Int32)
+        case serving(listen: String)
         case stoppingCoordinator(status: Int32)
+        case stoppingWorkers(status: Int32)
         case ended
     }
 
+    /// A worker's present process, or the wait for its next one.
+    private struct Life {
+        var startedAt = 0
+        /// How long its next death keeps it away.
+        var backOff = SupervisorMachine.firstBackOff
+        /// When it is to be started again; nil while it runs, or stays away for good.
+        var returnsAt: Int?
+    }
+
     static let coordinator = "coordinator"
-    /// Longer than a worker takes to give its sequences up, shorter than what an init system waits for.
-    static let workerDeadline = 10_000
-    static let coordinatorDeadline = 5_000
+    // All times are in milliseconds.
+    /// A little longer than each gives itself for its end (``CoordinatorCommand/graceSeconds``,
+    /// ``WorkerCommand/graceSeconds``). Together they stay below the 10 s after which container runtimes kill.
+    static let coordinatorDeadline = 4_000
+    static let workerDeadline = 5_000
     /// A start that takes longer is explained: at first after so long, and then now and again.
     static let firstPatience = 5_000
     static let patience = 60_000
+    /// How long a worker that died stays away: doubled with every death, until a process has lived for `goodLife`.
+    static let firstBackOff = 1_000
+    static let lastBackOff = 30_000
+    static let goodLife = 60_000
 
     private let workers: [String]
     private var state = State.idle
     /// Names of the processes that run.
     private var running: Set<String> = []
+    private var lives: [String: Life] = [:]
+    /// When the present state has taken too long.
+    private var patienceEnds: Int?
 
     init(workers: [String]) {
         self.workers = workers
     }
 
-    mutating func handle(_ event: Event) -> [Action] {
+    /// When ``Event/deadlinePassed`` is due, in the same milliseconds as `now`; nil for never.
+    var deadline: Int? {
+        ([patienceEnds] + lives.values.map(\.returnsAt)).compactMap { $0 }.min()
+    }
+
+    /// - Parameter now: milliseconds of a clock that only goes forward
+    mutating func handle(_ event: Event, now: Int) -> [Action] {
         switch event {
         case .start:
             state = .startingCoordinator
@@ -70,56 +93,98 @@ struct SupervisorMachine {
         case .listening(let http, let listen):
             guard case .startingCoordinator = state else { return [] }
             state = .startingWorkers(http: http, listen: listen)
-            running.formUnion(workers)
-            return [.startWorkers(listen: listen), .setDeadline(milliseconds: Self.firstPatience)]
+            patienceEnds = now + Self.firstPatience
+            return begin(workers, listen: listen, now: now)
         case .serving:
             guard case .startingWorkers(let http, let listen) = state else { return [] }
-            state = .serving
+            state = .serving(listen: listen)
+            patienceEnds = nil
             return [.announce(http: http, listen: listen)]
         case .exited(let name, let exit):
-            return exited(name, exit)
+            return exited(name, exit, now: now)
         case .stopAsked:
-            return stopAsked()
+            return stopAsked(now: now)
         case .deadlinePassed:
-            return deadlinePassed()
+            return deadlinePassed(now: now)
         case .startFailed(let names):
-            running.subtract(names)
-            return stop(status: 1)
+            return startFailed(names, now: now)
         }
     }
 
-    private func deadlinePassed() -> [Action] {
+    private mutating func begin(_ names: [String], listen: String, now: Int) -> [Action] {
+        running.formUnion(names)
+        for name in names {
+            lives[name, default: Life()].startedAt = now
+            lives[name]?.returnsAt = nil
+        }
+        return names.isEmpty ? [] : [.startWorkers(names, listen: listen)]
+    }
+
+    private mutating func deadlinePassed(now: Int) -> [Action] {
+        if case .serving(let listen) = state {
+            let due = lives.filter { $0.value.returnsAt.map { $0 <= now } ?? false }.keys.sorted()
+            return due.map { .log("starting \($0) again") } + begin(due, listen: listen, now: now)
+        }
+        guard let patienceEnds, patienceEnds <= now else { return [] }
+        self.patienceEnds = nil
         switch state {
         case .startingWorkers:
+            self.patienceEnds = now + Self.patience
             let waiting = "the cluster does not serve yet; the coordinator said last"
-            return [
-                .logWithLastWords(waiting, of: Self.coordinator), .setDeadline(milliseconds: Self.patience),
-            ]
-        case .stoppingWorkers, .stoppingCoordinator:
-            return [.log("\(list(running)) did not end in time")] + killAll()
+            return [.logWithLastWords(waiting, of: Self.coordinator)]
+        case .stoppingCoordinator:
+            return [.log("\(Self.coordinator) did not end in time"), .kill([Self.coordinator])]
+        case .stoppingWorkers:
+            return [.log("\(running.sorted().joined(separator: ", ")) did not end in time")] + killAll()
         case .idle, .startingCoordinator, .serving, .ended:
             return []
         }
     }
 
-    private mutating func exited(_ name: String, _ exit: ProcessExit) -> [Action] {
+    private mutating func exited(_ name: String, _ exit: ProcessExit, now: Int) -> [Action] {
         guard running.remove(name) != nil else { return [] }
         switch state {
         case .idle, .ended:
             return []
         case .startingCoordinator, .startingWorkers:
-            return [.logWithLastWords("\(name) failed to start: \(exit)", of: name)] + stop(status: 1)
+            return [.logWithLastWords("\(name) failed to start: \(exit)", of: name)] + stop(status: 1, now: now)
         case .serving:
-            let log = Action.logWithLastWords("\(name) died: \(exit)", of: name)
-            return name == Self.coordinator ? [log] + stop(status: 1) : [log]
-        case .stoppingWorkers(let status):
-            return (exit == .status(0) ? [] : [.log("\(name): \(exit)")]) + goOnStopping(status)
+            if name == Self.coordinator {
+                return [.logWithLastWords("\(name) died: \(exit)", of: name)] + stop(status: 1, now: now)
+            }
+            // Whoever asked it to end wanted it to be away.
+            guard exit != .status(0) else { return [.log("\(name): \(exit) and is not started again")] }
+            let away = sendAway(name, now: now)
+            return [.logWithLastWords("\(name) died: \(exit); it is started again in \(away / 1000) s", of: name)]
         case .stoppingCoordinator(let status):
-            return (exit == .status(0) ? [] : [.log("\(name): \(exit)")]) + goOnStopping(status)
+            let log = exit == .status(0) ? [] : [Action.log("\(name): \(exit)")]
+            return log + (name == Self.coordinator ? stopWorkers(status, now: now) : [])
+        case .stoppingWorkers(let status):
+            let log = exit == .status(0) ? [] : [Action.log("\(name): \(exit)")]
+            return log + (running.isEmpty ? end(status) : [])
         }
     }
 
-    private mutating func stopAsked() -> [Action] {
+    /// - Returns: for how long the worker stays away.
+    private mutating func sendAway(_ name: String, now: Int) -> Int {
+        var life = lives[name] ?? Life()
+        let away = now - life.startedAt >= Self.goodLife ? Self.firstBackOff : life.backOff
+        life.backOff = min(2 * away, Self.lastBackOff)
+        life.returnsAt = now + away
+        lives[name] = life
+        return away
+    }
+
+    private mutating func startFailed(_ names: [String], now: Int) -> [Action] {
+        running.subtract(names)
+        guard case .serving = state else { return stop(status: 1, now: now) }
+        return names.map { name in
+            let away = sendAway(name, now: now)
+            return .log("\(name) is tried again in \(away / 1000) s")
+        }
+    }
+
+    private mutating func stopAsked(now: Int) -> [Action] {
         switch state {
         case .stoppingWorkers, .stoppingCoordinator:
             // Asked twice: no more patience.
@@ -127,38 +192,38 @@ struct SupervisorMachine {
         case .ended:
             return []
         case .idle, .startingCoordinator, .startingWorkers, .serving:
-            return stop(status: 0)
+            return stop(status: 0, now: now)
         }
     }
 
-    private mutating func stop(status: Int32) -> [Action] {
+    private mutating func stop(status: Int32, now: Int) -> [Action] {
         switch state {
         case .stoppingWorkers, .stoppingCoordinator, .ended:
             return []
         case .idle, .startingCoordinator, .startingWorkers, .serving:
-            state = .stoppingWorkers(status: status)
-            let names = running.filter { $0 != Self.coordinator }.sorted()
-            if names.isEmpty { return goOnStopping(status) }
-            return [.terminate(names), .setDeadline(milliseconds: Self.workerDeadline)]
+            lives = [:]
+            guard running.contains(Self.coordinator) else { return stopWorkers(status, now: now) }
+            state = .stoppingCoordinator(status: status)
+            patienceEnds = now + Self.coordinatorDeadline
+            return [.terminate([Self.coordinator])]
         }
     }
 
-    private mutating func goOnStopping(_ status: Int32) -> [Action] {
-        if running.isEmpty {
-            state = .ended
-            return [.end(status: status)]
-        }
-        guard case .stoppingWorkers = state, running == [Self.coordinator] else { return [] }
-        state = .stoppingCoordinator(status: status)
-        return [.terminate([Self.coordinator]), .setDeadline(milliseconds: Self.coordinatorDeadline)]
+    private mutating func stopWorkers(_ status: Int32, now: Int) -> [Action] {
+        if running.isEmpty { return end(status) }
+        state = .stoppingWorkers(status: status)
+        patienceEnds = now + Self.workerDeadline
+        return [.terminate(running.sorted())]
     }
 
-    /// Nobody is left to drain for: the rest goes at once.
+    private mutating func end(_ status: Int32) -> [Action] {
+        state = .ended
+        patienceEnds = nil
+        return [.end(status: status)]
+    }
+
+    /// Nobody is left to be orderly for: the rest goes at once.
     private func killAll() -> [Action] {
         running.isEmpty ? [] : [.kill(running.sorted())]
-    }
-
-    private func list(_ names: Set<String>) -> String {
-        names.sorted().joined(separator: ", ")
     }
 }

@@ -151,6 +151,34 @@ extension Cluster {
                 + body).utf8)
     }
 
+    /// Reads the answer to a request to its end.
+    /// - Parameter begun: called once, when the first text is there or nothing more comes
+    func stream(_ request: [UInt8], begun: @escaping @Sendable () -> Void) async throws -> String {
+        let port = httpPort
+        return try await offCooperativeThreads {
+            let socket = try RawSocket(port: port)
+            socket.send(request)
+            var received: [UInt8] = []
+            var hasBegun = false
+            while let bytes = socket.receive() {
+                received += bytes
+                if !hasBegun, received.contains(Array("\"text\"".utf8)) {
+                    hasBegun = true
+                    begun()
+                }
+            }
+            if !hasBegun { begun() }
+            return String(decoding: received, as: UTF8.self)
+        }
+    }
+
+    /// An answer that takes long enough to be hit: with </s> out of the way it goes on to its limit.
+    static let longTale = post(
+        "/v1/completions",
+        #"""
+        {"prompt": "A long tale:", "max_tokens": 1500, "stream": true, "logit_bias": {"2": -100}}
+        """#)
+
     /// The JSON body of a whole answer.
     func post(_ path: String, _ json: String) async throws -> JSONValue {
         let answer = try await RawSocket.exchange(port: httpPort, Self.post(path, json))

@@ -1,3 +1,4 @@
+import Logging
 import NIOCore
 import SwiftProtobuf
 import Transport
@@ -52,6 +53,9 @@ final class ClientSession: ConnectionDelegate {
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
+        if let reason, reason.code == "peer_too_slow" {
+            core.logger.warning("client cut off", metadata: ["reason": "\(reason)"])
+        }
         // Sending may end a connection; what follows from that must not happen in the middle of a request's next token.
         connection.eventLoop.assumeIsolated().execute { self.leave() }
     }

@@ -114,7 +114,7 @@ package final class Gateway: Service {
         if Self.isLoopback(configuration.host) { return }
         guard configuration.insecureNetwork else {
             throw AddressError(
-                description: "HTTP address \(quoted(configuration.host)) is not a loopback address: "
+                description: "HTTP address \(RequestError.quoted(configuration.host)) is not a loopback address: "
                     + "without TLS, other machines are only served with --insecure-network")
         }
         logger.warning(

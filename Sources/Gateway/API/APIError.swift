@@ -100,8 +100,3 @@ extension APIError {
             retryAfterSeconds: retryAfterSeconds)
     }
 }
-
-/// A name from outside, shortened, for a message. By scalars, since one character may have any number of them.
-func quoted(_ name: String) -> String {
-    name.unicodeScalars.count > 64 ? "\"\(String(name.unicodeScalars.prefix(64)))…\"" : "\"\(name)\""
-}

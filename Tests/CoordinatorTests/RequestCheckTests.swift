@@ -79,7 +79,7 @@ import Wire
         for seed in 0..<3000 as Range<UInt64> {
             var random = SeededGenerator(seed: seed)
             var bytes = whole
-            for _ in 0..<Int.random(in: 0...3, using: &random) {
+            for _ in 0..<Int.random(in: 0...3, using: &random) where !bytes.isEmpty {
                 let position = Int.random(in: 0..<bytes.count, using: &random)
                 switch Int.random(in: 0..<3, using: &random) {
                 case 0: bytes[position] = UInt8.random(in: 0...255, using: &random)

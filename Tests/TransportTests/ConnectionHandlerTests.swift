@@ -200,7 +200,7 @@ private let stop = Failure(code: "stop", message: "enough")
     @Test func outgoingBytesAreBounded() throws {
         var limits = ConnectionLimits()
         limits.writableBytes = 1000
-        limits.maximumOutgoingBytes = 3000
+        limits.maximumClientOutgoingBytes = 3000
         let picture = try Picture(limits: limits).established()
         let connection = try #require(picture.connection)
         let frame = Frame(.delta, payload: ByteBuffer(repeating: 0, count: 468))

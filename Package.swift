@@ -94,7 +94,7 @@ let package = Package(
             "TramontaneClientTests",
             ["TramontaneClient", "TestSupport", "Transport", "Wire", nioCore, nioPosix, logging]),
         tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
-        tests("CoordinatorTests", ["Coordinator", "TestSupport", nioCore, nioPosix, nioEmbedded]),
+        tests("CoordinatorTests", ["Coordinator", "JSONText", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests(
             "GatewayTests",
             [

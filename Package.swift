@@ -17,7 +17,9 @@ let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swi
 let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioHTTP1: Target.Dependency = .product(name: "NIOHTTP1", package: "swift-nio")
 let nioHTTPTypes: Target.Dependency = .product(name: "NIOHTTPTypes", package: "swift-nio-extras")
+let nioHTTPTypesHTTP1: Target.Dependency = .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras")
 let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
 let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
 let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
@@ -68,7 +70,7 @@ let package = Package(
             "Gateway",
             [
                 "Coordinator", "ModelStore", "Tokenizer", "Transport", hummingbird, httpTypes, nioCore, nioPosix,
-                nioHTTPTypes, logging, serviceLifecycle,
+                nioHTTP1, nioHTTPTypes, logging, serviceLifecycle,
             ]),
         target("TramontaneClient", ["Wire", "Transport", nioCore, nioPosix]),
         .executableTarget(name: "ChatExample", dependencies: ["TramontaneClient"], swiftSettings: swiftSettings),
@@ -92,8 +94,14 @@ let package = Package(
             "TramontaneClientTests",
             ["TramontaneClient", "TestSupport", "Transport", "Wire", nioCore, nioPosix, logging]),
         tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
-        tests("CoordinatorTests", ["Coordinator", "TestSupport", nioCore, nioPosix, nioEmbedded]),
-        tests("GatewayTests", ["Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, nioCore, nioPosix]),
+        tests("CoordinatorTests", ["Coordinator", "JSONText", "TestSupport", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "GatewayTests",
+            [
+                "Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, httpTypes, nioCore, nioEmbedded,
+                nioHTTP1,
+                nioHTTPTypes, nioHTTPTypesHTTP1, nioPosix,
+            ]),
         tests("CommandTests", ["tramontane", "Tokenizer", "Placement", "Wire", argumentParser, protobuf]),
         tests("ClusterTests", ["tramontane", "TramontaneClient", "ModelStore", "Tokenizer", "TestSupport"]),
     ]

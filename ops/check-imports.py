@@ -19,7 +19,7 @@ TABLE = {
     "Transport": {"Wire", "NIOCore", "NIOPosix"},
     "Worker": {"Engine", "Transport"},
     "Coordinator": {"Placement", "Transport", "Tokenizer"},
-    "Gateway": {"Coordinator", "Hummingbird", "HTTPTypes", "NIOHTTPTypes"},
+    "Gateway": {"Coordinator", "Hummingbird", "HTTPTypes", "NIOHTTP1", "NIOHTTPTypes"},
     "TramontaneClient": {"Wire", "Transport"},
     "tramontane": {"Worker", "Gateway", "TramontaneClient", "ArgumentParser", "Yams"},
     "ChatExample": {"TramontaneClient"},

@@ -68,19 +68,16 @@ package final class Coordinator: Service, Sendable {
     package func run() async throws {
         // A loop of the process's own group: it never shuts down, so a call that crosses the end is still answered.
         let loop = MultiThreadedEventLoopGroup.singleton.next()
-        // What clients asked for over the binary port and is not yet tokenised; one more is refused with `queue_full`.
-        let (jobs, jobSource) = AsyncStream.makeStream(
-            of: (@Sendable () -> Void).self, bufferingPolicy: .bufferingOldest(configuration.queueLimit))
+        let preparation = PreparationQueue(limit: configuration.queueLimit)
         do {
             let identity = LocalIdentity(
                 role: .unspecified, name: configuration.name, incarnation: UInt64.random(in: 1...UInt64.max),
                 numericsVersion: configuration.numericsVersion)
-            let core = try await makeCore(on: loop, identity, jobs: jobSource)
+            let core = try await makeCore(on: loop, identity, preparation)
             let listener = try await listen(on: loop, identity, core)
             address.set(.success(listener.address.hostAndPort))
-            // One after the other, so that they never take more than one thread. It fails only when this task is
-            // cancelled, and then there are no more jobs.
-            for await job in jobs.cancelOnGracefulShutdown() { try? await Self.apart(job) }
+            // It fails only when this task is cancelled, and then there are no more jobs.
+            for await job in preparation.jobs.cancelOnGracefulShutdown() { try? await Self.apart(job) }
             end(Failure(code: "shutting_down", message: "the coordinator is shutting down"))
             await listener.close()
             try await loop.flatSubmit { core.value.stop() }.get()
@@ -91,18 +88,15 @@ package final class Coordinator: Service, Sendable {
     }
 
     private func makeCore(
-        on loop: any EventLoop, _ identity: LocalIdentity, jobs: AsyncStream<@Sendable () -> Void>.Continuation
+        on loop: any EventLoop, _ identity: LocalIdentity, _ preparation: PreparationQueue
     ) async throws -> NIOLoopBound<Core> {
         try await loop.submit { [weak self, configuration, check, logger, numbers] in
             let core = Core(
                 loop: loop, configuration: configuration, identity: identity, check: check, numbers: numbers,
-                logger: logger,
+                logger: logger, preparation: preparation,
                 readyChanged: { ready in
                     self?.isReady.store(ready, ordering: .releasing)
                     if ready { self?.firstReady.set(.success(())) }
-                },
-                prepareElsewhere: { job in
-                    if case .enqueued = jobs.yield(job) { true } else { false }
                 })
             core.start()
             return NIOLoopBound(core, eventLoop: loop)
@@ -139,9 +133,28 @@ package final class Coordinator: Service, Sendable {
     /// Checks, tokenises and queues the request.
     /// - Throws: `RequestError` when the request is refused; afterwards failures are thrown out of the stream.
     package func submit(_ request: GenerationRequest) async throws -> GenerationStream {
-        let prepared = try await Self.apart { [check] in
+        try await admit(try await prepare(request))
+    }
+
+    /// The same for several answers to one request, numbered from its `choice` on. The prompt is read once.
+    package func submit(_ request: GenerationRequest, choices: Int) async throws -> [GenerationStream] {
+        let prepared = try await prepare(request)
+        var streams: [GenerationStream] = []
+        for choice in 0..<max(0, choices) {
+            var prepared = prepared
+            prepared.sampling.choice = UInt32(clamping: request.sampling.choice + choice)
+            streams.append(try await admit(prepared))
+        }
+        return streams
+    }
+
+    private func prepare(_ request: GenerationRequest) async throws -> RequestCheck.Prepared {
+        try await Self.apart { [check] in
             try check.prepare(request, drawSeed: { UInt64.random(in: 0...UInt64.max) })
         }
+    }
+
+    private func admit(_ prepared: RequestCheck.Prepared) async throws -> GenerationStream {
         let (core, loop) = try running()
         let id = numbers.next()
         let (stream, sink) = StreamSink.make(limit: configuration.readerTokenLimit) {
@@ -161,7 +174,7 @@ package final class Coordinator: Service, Sendable {
     /// Runs a sequence through a lane and gives the scores of its rows.
     /// - Throws: `RequestError`, or `CancellationError`.
     package func score(_ request: ScoringRequest) async throws -> ProtoScoreResponse {
-        let ids = try await Self.apart { [check] in try check.prepare(request) }
+        let prepared = try await Self.apart { [check] in try check.prepare(request) }
         let (core, loop) = try running()
         let id = numbers.next()
         let cancellation = Cancellation()
@@ -171,10 +184,10 @@ package final class Coordinator: Service, Sendable {
                     guard !cancellation.isSet else { return continuation.resume(throwing: CancellationError()) }
                     do throws(RequestError) {
                         try core.value.admit(
-                            id: id, prompt: ids, sampling: RequestCheck.scoring,
-                            scoreTop: UInt32(clamping: request.top),
+                            id: id, prompt: prepared.ids, sampling: RequestCheck.scoring, scoreTop: prepared.top,
                             request: Core.Request(
-                                machine: .score(ScoreMachine(ids: ids)), sink: ScoreSink(continuation: continuation)))
+                                machine: .score(ScoreMachine(ids: prepared.ids)),
+                                sink: ScoreSink(continuation: continuation)))
                     } catch {
                         continuation.resume(throwing: error)
                     }

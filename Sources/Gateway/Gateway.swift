@@ -19,8 +19,12 @@ package final class Gateway: Service {
         package var bodyLimitBytes = 4 << 20
         /// Connections at once; more wait in the kernel's backlog.
         package var maximumConnections = 1024
-        /// A connection without a request for so long is closed, one that sends half a request too.
+        /// A connection without a request for so long is closed.
         package var idleTimeoutSeconds: Int64 = 75
+        /// A request whose head makes no progress for so long is answered with 408 and its connection closed.
+        package var headTimeoutSeconds: Int64 = 10
+        /// The same of a body.
+        package var bodyTimeoutSeconds: Int64 = 30
         /// A client that reads so little that its connection stays full for so long is cut off.
         package var stallTimeoutSeconds: Int64 = 30
 
@@ -73,20 +77,22 @@ package final class Gateway: Service {
 
     private func serve() async throws {
         try checkAddress()
-        let (bodyLimitBytes, stallTimeout) = (configuration.bodyLimitBytes, configuration.stallTimeoutSeconds)
+        let bodyLimitBytes = configuration.bodyLimitBytes
         let (drainLimitBytes, overflow) = bodyLimitBytes.multipliedReportingOverflow(by: 4)
+        let limits = ConnectionGuard.Limits(
+            bodyBytes: overflow ? .max : drainLimitBytes, stall: .seconds(configuration.stallTimeoutSeconds),
+            patience: RequestPatience.Limits(
+                idle: .seconds(configuration.idleTimeoutSeconds), head: .seconds(configuration.headTimeoutSeconds),
+                body: .seconds(configuration.bodyTimeoutSeconds)))
         let application = Application(
             responder: Routes(service: service, bodyLimitBytes: bodyLimitBytes, logger: logger).responder(),
             server: .http1(
                 configuration: .init(
-                    additionalChannelHandlers: [
-                        ConnectionGuard(
-                            bodyLimitBytes: overflow ? .max : drainLimitBytes, stallTimeout: .seconds(stallTimeout))
-                    ],
-                    idleTimeout: .seconds(configuration.idleTimeoutSeconds),
-                    // 256 headers of 64 KiB together: several times what browsers and proxies send.
+                    additionalChannelHandlers: [ConnectionGuard(limits: limits)],
                     httpDecoderConfiguration: .init(
-                        maxHeaderFieldSize: 32 << 10, maxHeaderListSize: 64 << 10, maxHeaderFieldCount: 256))),
+                        maxHeaderFieldSize: ConnectionGuard.headFieldBytes,
+                        maxHeaderListSize: ConnectionGuard.headBytes,
+                        maxHeaderFieldCount: ConnectionGuard.headFields))),
             configuration: ApplicationConfiguration(
                 address: .hostname(configuration.host, port: configuration.port), serverName: "tramontane",
                 availableConnectionsDelegate: .maximum(configuration.maximumConnections, logger: logger)),
@@ -114,7 +120,7 @@ package final class Gateway: Service {
         if Self.isLoopback(configuration.host) { return }
         guard configuration.insecureNetwork else {
             throw AddressError(
-                description: "HTTP address \(quoted(configuration.host)) is not a loopback address: "
+                description: "HTTP address \(RequestError.quoted(configuration.host)) is not a loopback address: "
                     + "without TLS, other machines are only served with --insecure-network")
         }
         logger.warning(

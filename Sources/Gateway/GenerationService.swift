@@ -7,9 +7,12 @@ package protocol GenerationService: Sendable {
     var servedModel: ServedModel { get }
     /// Whether a lane is open.
     var ready: Bool { get }
-    /// The events of a request that was taken.
-    /// - Throws: `RequestError`, here or later out of the sequence.
-    func generate(_ request: GenerationRequest) async throws -> any AsyncSequence<GenerationEvent, any Error> & Sendable
+    /// The events of a request that was taken, one sequence for each of `choices` answers, which are numbered from the
+    /// request's own choice on.
+    /// - Throws: `RequestError`, here or later out of a sequence.
+    func generate(
+        _ request: GenerationRequest, choices: Int
+    ) async throws -> [any AsyncSequence<GenerationEvent, any Error> & Sendable]
 }
 
 /// The model behind the endpoints.
@@ -40,8 +43,8 @@ extension Coordinator: GenerationService {
     }
 
     package func generate(
-        _ request: GenerationRequest
-    ) async throws -> any AsyncSequence<GenerationEvent, any Error> & Sendable {
-        try await submit(request)
+        _ request: GenerationRequest, choices: Int
+    ) async throws -> [any AsyncSequence<GenerationEvent, any Error> & Sendable] {
+        try await submit(request, choices: choices)
     }
 }

@@ -127,7 +127,8 @@ final class ConnectionHandler: ChannelInboundHandler {
         case .deliver(let frame):
             if let connection { delegate?.received(frame, on: connection) }
         case .reply(let frame):
-            write(frame)
+            // Counted like everything else: a peer that asks and never reads must not pile up answers.
+            connection?.send(frame)
         case .decide(let peer):
             decide(peer)
         case .established(let peer):
@@ -205,13 +206,15 @@ final class ConnectionHandler: ChannelInboundHandler {
             )
             return
         }
-        guard connection.outgoingBytes <= machine.local.limits.maximumOutgoingBytes else {
+        // What waits already counts, not the frame: however large an answer is, it may follow one that is being read.
+        let waiting = connection.outgoingBytes - bytes
+        guard waiting <= machine.maximumOutgoingBytes else {
             connection.taken(bytes: bytes)
             end(
                 Failure(
                     code: "peer_too_slow",
-                    message: "\(connection.outgoingBytes) bytes wait for \(connection.peer.name), at most "
-                        + "\(machine.local.limits.maximumOutgoingBytes) may"
+                    message: "\(waiting) bytes wait for \(connection.peer.name), at most "
+                        + "\(machine.maximumOutgoingBytes) may"
                 )
             )
             context?.close(promise: nil)

@@ -76,6 +76,14 @@ struct ConnectionStateMachine {
         if case .established = state { true } else { false }
     }
 
+    /// Unsent bytes above which the peer is taken for stuck.
+    var maximumOutgoingBytes: Int {
+        guard !isDialler, case .established(let peer) = state, peer.role == .client else {
+            return local.limits.maximumOutgoingBytes
+        }
+        return local.limits.maximumClientOutgoingBytes
+    }
+
     var isInHandshake: Bool {
         switch state {
         case .awaitingHello, .awaitingWelcome, .deciding: true

@@ -58,6 +58,9 @@ package struct ConnectionLimits: Sendable {
     package var writableBytes = 4 << 20
     /// Unsent bytes above which the peer is taken for stuck and cut: four of the largest frames.
     package var maximumOutgoingBytes = 4 * Frame.maximumPayloadBytes
+    /// The same on a connection that an application dialled, which anybody may do: what one of them does not read is
+    /// paid for by all.
+    package var maximumClientOutgoingBytes = 8 << 20
 
     package init() {}
 }

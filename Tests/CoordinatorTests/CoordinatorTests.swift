@@ -71,7 +71,27 @@ import Wire
             #expect(await code { $0.sampling.logitBias = [(40_000, 1)] } == "invalid_logit_bias")
             #expect(await code { $0.maxTokens = -1 } == "invalid_max_tokens")
             #expect(await code { $0.stop = Array(repeating: "x", count: 10_000) } == "invalid_stop")
-            #expect(await code { $0.maxTokens = .max } == nil)
+            #expect(await code { $0.maxTokens = .max } == "invalid_max_tokens")
+            #expect(await code { $0.maxTokens = Int(Int32.max) } == nil)
+            #expect(await code { $0.prompt = .text("") } == "invalid_prompt")
+            #expect(await code { $0.sampling.temperature = 101 } == "invalid_temperature")
+        }
+    }
+
+    @Test func severalAnswersToOneRequestDifferByTheirChoice() async throws {
+        try await withFakeCluster { coordinator, workers, _ in
+            workers[0].hold()
+            let streams = try await coordinator.submit(
+                GenerationRequest(prompt: .text("x"), sampling: SamplingOptions(choice: 3)), choices: 4)
+            workers[0].goOn()
+            var seeds = Set<UInt64>()
+            for stream in streams {
+                let answer = try await collect(stream)
+                #expect(answer.tokens.count == 16)
+                if let seed = answer.acceptance?.seed { seeds.insert(seed) }
+            }
+            #expect(seeds.count == 1)
+            #expect(workers[0].choices.sorted() == [3, 4, 5, 6])
         }
     }
 
@@ -322,6 +342,27 @@ import Wire
             duplicate.generate(1, text: "x", maxTokens: 5, credit: 10)
             let second = await duplicate.until(.error)
             #expect(try second.last?.message(ProtoFailure.self).code == "stream_duplicate")
+        }
+    }
+
+    /// What is short on the wire and large in memory is refused before it is decoded; its connection goes on.
+    @Test func clientsRequestsAreCountedBeforeTheyAreDecoded() async throws {
+        try await withFakeCluster { _, _, address in
+            let client = try await FakeClient(address)
+            var request = ProtoGenerateRequest()
+            request.chat.messages = Array(repeating: ProtoChatMessage(), count: 100_000)
+            client.connection.send(Frame(.generate, request, correlation: 1))
+            var score = ProtoScoreRequest()
+            score.text = String(repeating: "x", count: 1_000_000)
+            client.connection.send(Frame(.score, score, correlation: 2))
+            let first = await client.until(.failed, .error).last
+            #expect(first?.correlation == 1)
+            #expect(try first?.message(ProtoFailure.self).code == "invalid_messages")
+            let second = await client.until(.failed, .error).last
+            #expect(second?.correlation == 2)
+            #expect(try second?.message(ProtoFailure.self).code == "prompt_too_long")
+            client.generate(3, text: "x", maxTokens: 3, credit: 10)
+            #expect(await client.until(.finished, .error).last?.correlation == 3)
         }
     }
 

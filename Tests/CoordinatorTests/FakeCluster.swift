@@ -51,6 +51,7 @@ final class FakeWorker: Sendable {
         var refusal: Failure?
         var steps = 0
         var largestBatch = 0
+        var choices: [UInt32] = []
     }
 
     let name: String
@@ -65,6 +66,8 @@ final class FakeWorker: Sendable {
 
     var steps: Int { state.withLock { $0.steps } }
     var largestBatch: Int { state.withLock { $0.largestBatch } }
+    /// Of the sequences that were introduced.
+    var choices: [UInt32] { state.withLock { $0.choices } }
     /// Why a connection of this worker was closed.
     var refusal: Failure? { state.withLock { $0.refusal } }
 
@@ -126,8 +129,10 @@ final class FakeWorker: Sendable {
             ready.pages = 7
             connection.send(Frame(.shardReady, ready, epoch: frame.epoch))
         case .step:
+            let step = try? frame.message(ProtoStep.self)
             let isHeld = state.withLock { state in
                 state.steps += 1
+                state.choices += step?.rows.filter(\.hasSampling).map(\.sampling.choice) ?? []
                 if state.isHolding { state.held.append(frame) }
                 return state.isHolding
             }

@@ -31,15 +31,68 @@ import Tokenizer
         #expect(decoded.model == "m")
         #expect(decoded.maxTokens == 9)
         #expect(decoded.stop == ["a", "b"])
+        #expect(decoded.choices == 3)
         let requests = decoded.generationRequests(seed: 5)
-        #expect(requests.map(\.sampling.choice) == [0, 1, 2])
-        let sampling = try #require(requests.last?.sampling)
+        #expect(requests.count == 1)
+        let sampling = try #require(requests.first?.sampling)
         #expect(
             sampling
                 == SamplingOptions(
-                    temperature: 0.5, topK: 40, topP: 0.9, minP: 0.1, seed: 5, choice: 2,
+                    temperature: 0.5, topK: 40, topP: 0.9, minP: 0.1, seed: 5,
                     logitBias: [(token: 3, bias: -2), (token: 9, bias: 1.5)]))
         #expect(decoded.sampling.seed == .max)
+    }
+
+    /// A field out of range is refused as the binary port refuses it, word for word.
+    @Test func rangesAreThoseOfTheBinaryPort() throws {
+        let cases: [(String, (inout GenerationRequest) -> Void)] = [
+            (#""temperature": 100.5"#, { $0.sampling.temperature = 100.5 }),
+            (#""top_p": 0"#, { $0.sampling.topP = 0 }),
+            (#""min_p": 1.5"#, { $0.sampling.minP = 1.5 }),
+            (#""top_k": -1"#, { $0.sampling.topK = -1 }),
+            (#""max_tokens": 0"#, { $0.maxTokens = 0 }),
+            (#""logit_bias": {"600": 1}"#, { $0.sampling.logitBias = [(600, 1)] }),
+            (#""stop": [""]"#, { $0.stop = [""] }),
+            (#""prompt": [""]"#, { $0.prompt = .text("") }),
+            (#""prompt": []"#, { $0.prompt = .tokens([]) }),
+            (#""prompt": [600]"#, { $0.prompt = .tokens([600]) }),
+        ]
+        for (field, change) in cases {
+            let body = field.contains("prompt") ? "{\(field)}" : #"{"prompt": "x", \#(field)}"#
+            let http = #expect(throws: APIError.self) {
+                try AnswerRequest(.completions, body: body.utf8, vocabularySize: 512)
+            }
+            var request = GenerationRequest(prompt: .text("x"))
+            change(&request)
+            let wire = #expect(throws: RequestError.self) { try request.check(vocabulary: 512) }
+            #expect(http?.message == wire?.message, "\(field)")
+            #expect(http?.code == wire?.code, "\(field)")
+        }
+        let warm = try AnswerRequest(
+            .completions, body: #"{"prompt": "x", "temperature": 100}"#.utf8, vocabularySize: 512)
+        #expect(warm.sampling.temperature == 100)
+    }
+
+    @Test func theFieldOfMaxTokensIsTheClients() {
+        let error = #expect(throws: APIError.self) {
+            try request(#"{"messages": [{"role": "user", "content": "x"}], "max_completion_tokens": 0}"#)
+        }
+        #expect(error?.parameter == "max_completion_tokens")
+    }
+
+    @Test func onlyCallsOfToolsStandWithoutContent() throws {
+        let call = #""tool_calls": [{"function": {"name": "f"}}]"#
+        for message in [#"{"role": "user"}"#, #"{"role": "assistant", "content": null}"#, #"{"role": "tool"}"#] {
+            let error = #expect(throws: APIError.self, "\(message)") {
+                try request(#"{"messages": [{"role": "user", "content": "x"}, \#(message)]}"#)
+            }
+            #expect(error?.parameter == "messages[1].content")
+            #expect(error?.code == "invalid_messages")
+        }
+        for content in ["", #""content": null, "#, #""content": "", "#] {
+            _ = try request(
+                #"{"messages": [{"role": "user", "content": ""}, {"role": "assistant", \#(content)\#(call)}]}"#)
+        }
     }
 
     @Test func callsOfTools() throws {

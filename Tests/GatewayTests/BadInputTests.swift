@@ -125,11 +125,33 @@ import Testing
         }
     }
 
-    @Test func whatIsNotHTTP() async throws {
+    /// The client gets to read why, although it goes on sending meanwhile.
+    @Test func headsOverTheLimits() async throws {
+        let long = String(repeating: "x", count: 200_000)
         let many = (0..<100_000).map { "h\($0): x\r\n" }.joined()
+        let heads = [
+            ("GET /health HTTP/1.1\r\nHost: t\r\n\(many)\r\n", 431, "headers_too_large"),
+            ("GET /health HTTP/1.1\r\nHost: t\r\nx: \(long)\r\n\r\n", 431, "headers_too_large"),
+            ("GET /\(long) HTTP/1.1\r\nHost: t\r\n\r\n", 414, "uri_too_long"),
+            ("GET /\(long.prefix(8192)) HTTP/1.1\r\nHost: t\r\n\r\n", 414, "uri_too_long"),
+        ]
+        try await withGateway(ScriptedService("x")) { client in
+            for (head, status, code) in heads {
+                let answer = try #require(HTTPAnswer(try await client.exchange(head)))
+                #expect(answer.status == status)
+                #expect(answer.error?["code"]?.string == code)
+                #expect(answer.error?["type"]?.string == "invalid_request_error")
+                #expect(answer.headers["connection"] == "close")
+                let health = try await client.get("/health")
+                #expect(health.status == 200)
+            }
+            let longest = try await client.get("/\(long.prefix(8191))")
+            #expect(longest.status == 404)
+        }
+    }
+
+    @Test func whatIsNotHTTP() async throws {
         let requests = [
-            "GET /health HTTP/1.1\r\nHost: t\r\n\(many)\r\n",
-            "GET /health HTTP/1.1\r\nHost: t\r\nx: \(String(repeating: "x", count: 200_000))\r\n\r\n",
             "POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
                 + "2\r\n{}\r\n0\r\n\r\n",
             "POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Length: -5\r\n\r\n{}",

@@ -24,9 +24,13 @@ final class ScriptedService: GenerationService {
 
     var requests: [GenerationRequest] { received.withLock { $0 } }
 
-    func generate(_ request: GenerationRequest) async throws -> Events {
+    func generate(_ request: GenerationRequest, choices: Int) async throws -> [Events] {
         received.withLock { $0.append(request) }
-        return try script(request)
+        return try (0..<choices).map { choice in
+            var request = request
+            request.sampling.choice += choice
+            return try script(request)
+        }
     }
 
     static func answer(_ pieces: [String], choice: Int = 0) -> [GenerationEvent] {

@@ -200,7 +200,7 @@ private let stop = Failure(code: "stop", message: "enough")
     @Test func outgoingBytesAreBounded() throws {
         var limits = ConnectionLimits()
         limits.writableBytes = 1000
-        limits.maximumOutgoingBytes = 3000
+        limits.maximumClientOutgoingBytes = 3000
         let picture = try Picture(limits: limits).established()
         let connection = try #require(picture.connection)
         let frame = Frame(.delta, payload: ByteBuffer(repeating: 0, count: 468))
@@ -216,6 +216,34 @@ private let stop = Failure(code: "stop", message: "enough")
         #expect(!picture.channel.isActive)
         connection.send(frame)
         #expect(picture.recorder.lines.filter { $0.hasPrefix("closed") }.count == 1)
+    }
+
+    /// Whoever dials as an application can be any program; a worker is one of ours.
+    @Test func aClientThatDoesNotReadIsCutSoonerThanAWorker() throws {
+        let frame = Frame(.statusReport, payload: ByteBuffer(repeating: 0, count: 1 << 20))
+        let client = try Picture().established(as: .client)
+        let worker = try Picture().established(as: .workerControl)
+        for _ in 0..<8 {
+            client.connection?.send(frame)
+            worker.connection?.send(frame)
+        }
+        #expect(client.channel.isActive)
+        client.connection?.send(frame)
+        client.connection?.send(frame)
+        #expect(client.recorder.lines.last == "closed peer_too_slow")
+        #expect(!client.channel.isActive)
+        for _ in 0..<60 { worker.connection?.send(frame) }
+        #expect(worker.channel.isActive)
+    }
+
+    /// An answer to a ping waits like any other frame.
+    @Test func pingsOfAPeerThatDoesNotReadAreBounded() throws {
+        let picture = try Picture().established()
+        var pings = ByteBuffer()
+        for _ in 0...(8 << 20) / FrameHeader.bytes + 1 { Frame(.ping).write(into: &pings) }
+        try picture.send(bytes: pings)
+        #expect(picture.recorder.lines.last == "closed peer_too_slow")
+        #expect(!picture.channel.isActive)
     }
 
     @Test func aFrameThePeerWouldNotTakeIsNotSent() throws {

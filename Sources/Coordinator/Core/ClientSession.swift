@@ -1,3 +1,4 @@
+import Logging
 import NIOCore
 import SwiftProtobuf
 import Transport
@@ -52,6 +53,9 @@ final class ClientSession: ConnectionDelegate {
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
+        if let reason, reason.code == "peer_too_slow" {
+            core.logger.warning("client cut off", metadata: ["reason": "\(reason)"])
+        }
         // Sending may end a connection; what follows from that must not happen in the middle of a request's next token.
         connection.eventLoop.assumeIsolated().execute { self.leave() }
     }
@@ -95,10 +99,11 @@ final class ClientSession: ConnectionDelegate {
     }
 
     private func generate(_ frame: Frame) throws(Failure) {
+        if let refusal = core.check.refusal(ofGenerate: frame.payload) { return try refuse(frame, refusal) }
         let message = try frame.message(ProtoGenerateRequest.self)
         guard let id = try open(frame, credit: message.credit) else { return }
         let check = core.check
-        prepare(id, stream: frame.correlation) { () throws(RequestError) in
+        prepare(id, frame) { () throws(RequestError) in
             try check.prepare(GenerationRequest(message), drawSeed: { UInt64.random(in: 0...UInt64.max) })
         } admit: { core, prepared, sink throws(RequestError) in
             try core.admit(
@@ -108,34 +113,41 @@ final class ClientSession: ConnectionDelegate {
     }
 
     private func score(_ frame: Frame) throws(Failure) {
+        if let refusal = core.check.refusal(ofScore: frame.payload) { return try refuse(frame, refusal) }
         let message = try frame.message(ProtoScoreRequest.self)
         // A score's answer is one frame, asked for by the request itself.
         guard let id = try open(frame, credit: 0) else { return }
         let check = core.check
-        prepare(id, stream: frame.correlation) { () throws(RequestError) in
+        prepare(id, frame) { () throws(RequestError) in
             try check.prepare(ScoringRequest(message))
-        } admit: { core, ids, sink throws(RequestError) in
+        } admit: { core, prepared, sink throws(RequestError) in
             try core.admit(
-                id: id, prompt: ids, sampling: RequestCheck.scoring, scoreTop: UInt32(clamping: message.top),
-                request: Core.Request(machine: .score(ScoreMachine(ids: ids)), sink: sink))
+                id: id, prompt: prepared.ids, sampling: RequestCheck.scoring, scoreTop: prepared.top,
+                request: Core.Request(machine: .score(ScoreMachine(ids: prepared.ids)), sink: sink))
         }
+    }
+
+    /// The stream begins and ends.
+    private func refuse(_ frame: Frame, _ error: RequestError) throws(Failure) {
+        if try open(frame, credit: 0) != nil { failed(frame.correlation, error) }
     }
 
     /// Checks and tokenises away from the loop, then admits, unless the client has gone or cancelled meanwhile.
     private func prepare<Prepared: Sendable>(
-        _ id: UInt64, stream: UInt64, work: @escaping @Sendable () throws(RequestError) -> Prepared,
+        _ id: UInt64, _ frame: Frame, work: @escaping @Sendable () throws(RequestError) -> Prepared,
         admit: @escaping @Sendable (Core, Prepared, any RequestSink) throws(RequestError) -> Void
     ) {
         let loop = core.loop
+        let stream = frame.correlation
         let session = NIOLoopBound(self, eventLoop: loop)
         core.preparing.insert(id)
-        let accepted = core.prepareElsewhere {
+        let refusal = core.preparation.add(bytes: frame.payload.readableBytes) {
             let result = Result(catching: work)
             loop.execute { session.value.prepared(id, stream: stream, result, admit: admit) }
         }
-        if !accepted {
+        if let refusal {
             core.preparing.remove(id)
-            failed(stream, .queueFull(limit: core.configuration.queueLimit))
+            failed(stream, refusal)
         }
     }
 

@@ -32,8 +32,8 @@ final class Core {
     let logger: Logger
     private let numbers: RequestNumbers
     private let readyChanged: (Bool) -> Void
-    /// Takes requests of the client plane that are to be checked and tokenised elsewhere; false when that is busy.
-    let prepareElsewhere: (@escaping @Sendable () -> Void) -> Bool
+    /// Requests of the client plane that are to be checked and tokenised elsewhere.
+    let preparation: PreparationQueue
 
     var scheduler: Scheduler
     var membership: Membership
@@ -57,8 +57,8 @@ final class Core {
 
     init(
         loop: any EventLoop, configuration: CoordinatorConfiguration, identity: LocalIdentity, check: RequestCheck,
-        numbers: RequestNumbers, logger: Logger, readyChanged: @escaping (Bool) -> Void,
-        prepareElsewhere: @escaping (@escaping @Sendable () -> Void) -> Bool
+        numbers: RequestNumbers, logger: Logger, preparation: PreparationQueue,
+        readyChanged: @escaping (Bool) -> Void
     ) {
         self.loop = loop
         self.configuration = configuration
@@ -67,7 +67,7 @@ final class Core {
         self.logger = logger
         self.numbers = numbers
         self.readyChanged = readyChanged
-        self.prepareElsewhere = prepareElsewhere
+        self.preparation = preparation
         manifestDigest = configuration.manifest.digest
 
         var limits = Scheduler.Limits()

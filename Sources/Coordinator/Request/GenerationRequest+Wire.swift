@@ -27,22 +27,31 @@ extension GenerationRequest {
     }
 
     private static func chat(_ chat: ProtoChat) throws(RequestError) -> Prompt {
-        do throws(TokenizerError) {
-            var messages: [ChatMessage] = []
-            for message in chat.messages {
-                guard let role = ChatMessage.Role(rawValue: message.role) else {
-                    throw TokenizerError("chat_role", "unknown role, allowed are system, user, assistant and tool")
-                }
-                messages.append(
-                    ChatMessage(
-                        role: role, content: message.content,
-                        toolCalls: try ToolCall.list(try json(message.toolCallsJson)),
-                        toolCallID: message.toolCallID.isEmpty ? nil : message.toolCallID,
-                        name: message.name.isEmpty ? nil : message.name))
+        var messages: [ChatMessage] = []
+        for (index, message) in chat.messages.enumerated() {
+            guard let role = ChatMessage.Role(rawValue: message.role) else {
+                throw .invalid(
+                    "messages[\(index)].role", "unknown role, allowed are system, user, assistant and tool")
             }
-            return .chat(messages, tools: try Tool.list(try json(chat.toolsJson)))
+            messages.append(
+                ChatMessage(
+                    role: role, content: message.content,
+                    toolCalls: try parsed(
+                        message.toolCallsJson, as: "messages[\(index)].tool_calls_json", ToolCall.list),
+                    toolCallID: message.toolCallID.isEmpty ? nil : message.toolCallID,
+                    name: message.name.isEmpty ? nil : message.name))
+        }
+        return .chat(messages, tools: try parsed(chat.toolsJson, as: "tools", Tool.list))
+    }
+
+    /// What a field of JSON text says; nothing where it is empty.
+    private static func parsed<Element>(
+        _ text: String, as field: String, _ list: (JSONValue?) throws(TokenizerError) -> [Element]
+    ) throws(RequestError) -> [Element] {
+        do throws(TokenizerError) {
+            return try list(json(text))
         } catch {
-            throw RequestError(.invalid, code: "invalid_messages", message: error.message, parameter: "messages")
+            throw .invalid(field, error.message)
         }
     }
 

@@ -15,7 +15,7 @@ package struct GenerationRequest: Sendable {
     package var model: String
     package var prompt: Prompt
     package var sampling: SamplingOptions
-    /// Nil: 16 for text and tokens, the rest of the context for a chat.
+    /// From 1. Nil: 16 for text and tokens, the rest of the context for a chat.
     package var maxTokens: Int?
     /// Generation ends before the first of these appears in the text. At most 16, each of 1 to 1,024 bytes.
     package var stop: [String]
@@ -78,7 +78,7 @@ package struct ScoringRequest: Sendable {
 
     package var model: String
     package var input: Input
-    /// Best (id, logit) pairs wanted at every position.
+    /// Best (id, logit) pairs wanted at every position; more than the vocabulary are all.
     package var top: Int
 
     package init(model: String = "", input: Input, top: Int) {

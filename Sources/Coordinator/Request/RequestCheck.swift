@@ -1,18 +1,11 @@
-import ModelStore
+import JSONText
+package import NIOCore
 import SwiftProtobuf
 package import Tokenizer
 package import Wire
 
 /// Turns requests from outside into work: checks every field, tokenises the prompt, fills in defaults.
 package struct RequestCheck: Sendable {
-    package static let stopLimit = 16
-    package static let stopBytesLimit = 1024
-    package static let logitBiasLimit = 1024
-    /// Keeps one request's tokenising bounded: more bytes cannot fit into any context that is served.
-    package static let promptBytesPerToken = 64
-    /// Keeps a score's answer within a client's frame.
-    package static let scorePairsLimit = 400_000
-    package static let defaultCompletionTokens = 16
     /// A score samples nothing; workers check the parameters all the same.
     static let scoring = ProtoSamplingParameters.with { $0.topP = 1 }
 
@@ -34,16 +27,44 @@ package struct RequestCheck: Sendable {
         package var machine: RequestMachine
     }
 
+    package struct PreparedScore: Sendable {
+        package var ids: [Int32]
+        /// Pairs wanted at every position, at most the vocabulary.
+        package var top: UInt32
+    }
+
+    /// Why an encoded `GenerateRequest` is not even decoded: what is short on the wire may be large in memory.
+    /// - Returns: nil when it may be decoded, or when it is not such a message, which decoding finds out.
+    package func refusal(ofGenerate payload: ByteBuffer) -> RequestError? {
+        let counts = EncodedRequest(generate: payload)
+        do throws(RequestError) {
+            try RequestLimits.check(stops: counts.stops)
+            try RequestLimits.check(logitBiases: counts.logitBiases)
+            if counts.messages > 0 { try RequestLimits.check(messages: counts.messages) }
+            try RequestLimits.check(promptBytes: counts.promptBytes, contextLength: contextLength)
+            return nil
+        } catch {
+            return error
+        }
+    }
+
+    /// The same of an encoded `ScoreRequest`.
+    package func refusal(ofScore payload: ByteBuffer) -> RequestError? {
+        let counts = EncodedRequest(score: payload)
+        do throws(RequestError) {
+            try RequestLimits.check(promptBytes: counts.promptBytes, contextLength: contextLength)
+            return nil
+        } catch {
+            return error
+        }
+    }
+
     /// - Parameter drawSeed: gives a seed where the request has none.
     package func prepare(
         _ request: GenerationRequest, drawSeed: () -> UInt64
     ) throws(RequestError) -> Prepared {
         try checkModel(request.model)
-        let sampling = try sampling(request.sampling, drawSeed: drawSeed)
-        try checkStops(request.stop)
-        if let maximum = request.maxTokens, maximum < 1 {
-            throw .invalid("max_tokens", "\(maximum), at least 1 is allowed")
-        }
+        try request.check(vocabulary: vocabulary)
         let prompt: [Int32]
         let isChat: Bool
         switch request.prompt {
@@ -52,7 +73,7 @@ package struct RequestCheck: Sendable {
             prompt = try tokens(of: text)
         case .tokens(let tokens):
             isChat = false
-            prompt = try checked(tokens)
+            prompt = tokens
         case .chat(let messages, let tools):
             isChat = true
             prompt = try chat(messages, tools: tools)
@@ -62,32 +83,33 @@ package struct RequestCheck: Sendable {
             throw .promptTooLong(tokens: prompt.count, limit: contextLength - 1)
         }
         let room = contextLength - prompt.count
-        let maximum = min(room, request.maxTokens ?? (isChat ? room : Self.defaultCompletionTokens))
+        let maximum = min(room, request.maxTokens ?? (isChat ? room : RequestLimits.defaultCompletionTokens))
         let machine = RequestMachine(
             tokenizer: tokenizer, textContext: isChat ? [] : prompt, promptTokens: prompt.count,
             maximumTokens: maximum, stop: request.stop)
-        return Prepared(prompt: prompt, sampling: sampling, machine: machine)
+        return Prepared(prompt: prompt, sampling: sampling(request.sampling, drawSeed: drawSeed), machine: machine)
     }
 
-    /// - Returns: the ids to be scored.
-    package func prepare(_ request: ScoringRequest) throws(RequestError) -> [Int32] {
+    package func prepare(_ request: ScoringRequest) throws(RequestError) -> PreparedScore {
         try checkModel(request.model)
         let ids: [Int32]
         switch request.input {
         case .text(let text): ids = try tokens(of: text)
-        case .tokens(let tokens): ids = try checked(tokens)
+        case .tokens(let tokens):
+            try RequestLimits.check(tokens: tokens, vocabulary: vocabulary)
+            ids = tokens
         }
         guard ids.count <= contextLength else {
             throw .promptTooLong(tokens: ids.count, limit: contextLength)
         }
-        guard request.top >= 0, request.top <= vocabulary else {
-            throw .invalid("top", "\(request.top), 0 to \(vocabulary) are allowed")
-        }
-        guard request.top * ids.count <= Self.scorePairsLimit else {
+        guard request.top >= 0 else { throw .invalid("top", "\(request.top), at least 0 is allowed") }
+        // There are no more than all, and a scorer without a cluster gives all too.
+        let top = min(request.top, vocabulary)
+        guard top * ids.count <= RequestLimits.scorePairs else {
             throw .invalid(
-                "top", "\(request.top) at \(ids.count) positions, at most \(Self.scorePairsLimit) pairs are allowed")
+                "top", "\(top) at \(ids.count) positions, at most \(RequestLimits.scorePairs) pairs are allowed")
         }
-        return ids
+        return PreparedScore(ids: ids, top: UInt32(clamping: top))
     }
 
     // MARK: Parts
@@ -96,88 +118,27 @@ package struct RequestCheck: Sendable {
         guard name.isEmpty || name == modelName else { throw .modelNotFound(name, serving: modelName) }
     }
 
-    private func checkLength(bytes: Int) throws(RequestError) {
-        let (limit, overflow) = contextLength.multipliedReportingOverflow(by: Self.promptBytesPerToken)
-        guard overflow || bytes <= limit else {
-            throw RequestError(
-                .invalid, code: "prompt_too_long", message: "prompt: \(bytes) bytes, at most \(limit) are read",
-                parameter: "prompt")
-        }
-    }
-
     private func tokens(of text: String) throws(RequestError) -> [Int32] {
-        try checkLength(bytes: text.utf8.count)
+        try RequestLimits.check(promptBytes: text.utf8.count, contextLength: contextLength)
         return [tokenizer.beginToken] + tokenizer.encode(text)
     }
 
-    private func checked(_ tokens: [Int32]) throws(RequestError) -> [Int32] {
-        guard !tokens.isEmpty else {
-            throw .invalid("prompt", "no tokens, at least 1 is needed")
-        }
-        for (index, token) in tokens.enumerated() where token < 0 || Int(token) >= vocabulary {
-            throw .invalid("prompt", "token \(token) at \(index), 0 to \(vocabulary - 1) are allowed")
-        }
-        return tokens
-    }
-
     private func chat(_ messages: [ChatMessage], tools: [Tool]) throws(RequestError) -> [Int32] {
-        guard !messages.isEmpty else { throw .invalid("messages", "none, at least 1 is needed") }
-        try checkLength(bytes: messages.reduce(0) { $0 + $1.content.utf8.count })
-        do {
-            return try checked(tokenizer.encodeChat(messages, tools: tools))
-        } catch let error as TokenizerError {
-            throw RequestError(.invalid, code: "invalid_messages", message: error.message, parameter: "messages")
-        } catch let error as RequestError {
-            throw error
+        let bytes = messages.reduce(0) { $0 + $1.promptBytes } + tools.reduce(0) { $0 + $1.promptBytes }
+        try RequestLimits.check(promptBytes: bytes, contextLength: contextLength)
+        let ids: [Int32]
+        do throws(TokenizerError) {
+            ids = try tokenizer.encodeChat(messages, tools: tools)
         } catch {
-            throw .invalid("messages", "cannot be laid out as a chat")
+            let parameter = error.code == "chat_tools" && !tools.isEmpty ? "tools" : "messages"
+            throw .invalid(parameter, error.message)
         }
+        try RequestLimits.check(tokens: ids, vocabulary: vocabulary)
+        return ids
     }
 
-    private func checkStops(_ stops: [String]) throws(RequestError) {
-        guard stops.count <= Self.stopLimit else {
-            throw .invalid("stop", "\(stops.count) strings, at most \(Self.stopLimit) are allowed")
-        }
-        for stop in stops where stop.isEmpty || stop.utf8.count > Self.stopBytesLimit {
-            throw .invalid("stop", "a string of \(stop.utf8.count) bytes, 1 to \(Self.stopBytesLimit) are allowed")
-        }
-    }
-
-    private func sampling(
-        _ options: SamplingOptions, drawSeed: () -> UInt64
-    ) throws(RequestError) -> ProtoSamplingParameters {
-        func check(
-            _ name: String, _ value: Double?, _ allowed: String, _ isAllowed: (Double) -> Bool
-        ) throws(RequestError) {
-            guard let value, !isAllowed(value) else { return }
-            throw .invalid(name, "\(value), \(allowed) is allowed")
-        }
-        try check("temperature", options.temperature, "0 to 100") { $0 >= 0 && $0 <= 100 }
-        try check("top_p", options.topP, "above 0, at most 1,") { $0 > 0 && $0 <= 1 }
-        try check("min_p", options.minP, "0 to 1") { $0 >= 0 && $0 <= 1 }
-        if let topK = options.topK, topK < 0 || topK > Int(Int32.max) {
-            throw .invalid("top_k", "\(topK), 0 to \(Int32.max) are allowed")
-        }
-        guard options.choice >= 0, options.choice <= Int(Int32.max) else {
-            throw .invalid("choice", "\(options.choice), 0 to \(Int32.max) are allowed")
-        }
-        guard options.logitBias.count <= Self.logitBiasLimit else {
-            throw .invalid(
-                "logit_bias", "\(options.logitBias.count) tokens, at most \(Self.logitBiasLimit) are allowed")
-        }
-        var biased = Set<Int32>()
-        for (token, bias) in options.logitBias {
-            guard token >= 0, Int(token) < vocabulary else {
-                throw .invalid("logit_bias", "token \(token), 0 to \(vocabulary - 1) are allowed")
-            }
-            guard bias >= -100, bias <= 100 else {
-                throw .invalid("logit_bias", "\(bias) for token \(token), -100 to 100 are allowed")
-            }
-            guard biased.insert(token).inserted else {
-                throw .invalid("logit_bias", "token \(token) appears twice")
-            }
-        }
-        return .with {
+    private func sampling(_ options: SamplingOptions, drawSeed: () -> UInt64) -> ProtoSamplingParameters {
+        .with {
             $0.temperature = Float(options.temperature ?? 1)
             $0.topK = UInt32(clamping: options.topK ?? 0)
             // The smallest Double above 0 is 0 as Float, which would mean something else.
@@ -193,4 +154,17 @@ package struct RequestCheck: Sendable {
             }
         }
     }
+}
+
+extension ChatMessage {
+    /// Bytes that the chat's layout may have to tokenise.
+    fileprivate var promptBytes: Int {
+        toolCalls.reduce(content.utf8.count + (toolCallID?.utf8.count ?? 0)) { bytes, call in
+            bytes + call.name.utf8.count + call.arguments.utf8.count + (call.id?.utf8.count ?? 0)
+        }
+    }
+}
+
+extension Tool {
+    fileprivate var promptBytes: Int { name.utf8.count + description.utf8.count + parameters.text.utf8.count }
 }

@@ -41,9 +41,11 @@ package struct RequestError: Error, Sendable, Equatable, CustomStringConvertible
 }
 
 extension RequestError {
-    /// A field with a value outside its range; the code is `invalid_` and the field's name.
+    /// A field with a value outside its range; the code is `invalid_` and the name of the outermost field.
     static func invalid(_ parameter: String, _ message: String) -> RequestError {
-        RequestError(.invalid, code: "invalid_\(parameter)", message: "\(parameter): \(message)", parameter: parameter)
+        RequestError(
+            .invalid, code: "invalid_\(parameter.prefix { $0 != "[" && $0 != "." })",
+            message: "\(parameter): \(message)", parameter: parameter)
     }
 
     static func modelNotFound(_ name: String, serving: String) -> RequestError {
@@ -63,6 +65,11 @@ extension RequestError {
         RequestError(.overloaded, code: "queue_full", message: "\(limit) requests are waiting, which is the limit")
     }
 
+    static func queueFull(bytes limit: Int) -> RequestError {
+        RequestError(
+            .overloaded, code: "queue_full", message: "requests of \(limit) bytes are waiting, which is the limit")
+    }
+
     static let notReady = RequestError(
         .unavailable, code: "not_ready", message: "no lane is open: not all parts of the model are on a ready worker")
     static let shuttingDown = RequestError(
@@ -80,7 +87,7 @@ extension RequestError {
     }
 
     /// A name from outside, shortened, for a message. By scalars, since one character may have any number of them.
-    static func quoted(_ name: String) -> String {
+    package static func quoted(_ name: String) -> String {
         name.unicodeScalars.count > 64 ? "\"\(String(name.unicodeScalars.prefix(64)))…\"" : "\"\(name)\""
     }
 }

@@ -1,6 +1,7 @@
 import Coordinator
 import HTTPTypes
 package import JSONText
+import NIOCore
 
 /// A refusal as OpenAI's clients read it: a status and the body `{"error": {"message", "type", "param", "code"}}`.
 ///
@@ -71,6 +72,28 @@ extension APIError {
 
     static let unreadable = APIError(.badRequest, code: "invalid_http", message: "this is not a valid HTTP/1.1 request")
 
+    static let headTooLarge = APIError(
+        .requestHeaderFieldsTooLarge, code: "headers_too_large",
+        message: "the request's head is over a limit: \(ConnectionGuard.headFields) fields, "
+            + "\(ConnectionGuard.headFieldBytes) bytes each, \(ConnectionGuard.headBytes) bytes together")
+
+    static func targetTooLong(_ limit: Int) -> APIError {
+        APIError(.uriTooLong, code: "uri_too_long", message: "the request's target is longer than \(limit) bytes")
+    }
+
+    static func lateHead(_ limit: TimeAmount) -> APIError {
+        APIError(
+            .requestTimeout, code: "request_timeout",
+            message: "the request's head did not come in time: \(limit.wholeSeconds) s may pass without more of it, "
+                + "\((limit * 6).wholeSeconds) s in all")
+    }
+
+    static func lateBody(_ limit: TimeAmount) -> APIError {
+        APIError(
+            .requestTimeout, code: "request_timeout",
+            message: "the request's body did not come in time: \(limit.wholeSeconds) s may pass without more of it")
+    }
+
     static let ambiguousLength = APIError(
         .badRequest, code: "invalid_http", message: "a request has Content-Length or Transfer-Encoding, not both")
 
@@ -101,7 +124,6 @@ extension APIError {
     }
 }
 
-/// A name from outside, shortened, for a message. By scalars, since one character may have any number of them.
-func quoted(_ name: String) -> String {
-    name.unicodeScalars.count > 64 ? "\"\(String(name.unicodeScalars.prefix(64)))…\"" : "\"\(name)\""
+extension TimeAmount {
+    fileprivate var wholeSeconds: Int64 { nanoseconds / 1_000_000_000 }
 }

@@ -47,12 +47,16 @@ package struct AnswerRequest: Sendable {
 
         self.endpoint = endpoint
         model = try fields.string("model", longest: RequestLimits.nameBytes) ?? ""
-        choices = try fields.integer("n", in: RequestLimits.choices) ?? 1
+        choices = try fields.integer("n") ?? 1
+        guard RequestLimits.choices.contains(choices) else {
+            let (least, most) = (RequestLimits.choices.lowerBound, RequestLimits.choices.upperBound)
+            throw APIError.invalid("n", "\(choices), \(least) to \(most) are allowed")
+        }
         sampling = SamplingOptions(
-            temperature: try fields.number("temperature", in: RequestLimits.temperature),
-            topK: try fields.integer("top_k", in: RequestLimits.topK),
-            topP: try fields.number("top_p", in: Double.leastNonzeroMagnitude...1),
-            minP: try fields.number("min_p", in: 0...1),
+            temperature: try fields.number("temperature"),
+            topK: try fields.integer("top_k"),
+            topP: try fields.number("top_p"),
+            minP: try fields.number("min_p"),
             seed: try fields.seed("seed"),
             logitBias: try Self.logitBias(fields, vocabularySize: vocabularySize))
         stop = try Self.stops(fields)
@@ -70,8 +74,13 @@ package struct AnswerRequest: Sendable {
             let tools = try Self.tools(fields)
             prompts = [.chat(try Self.messages(fields), tools: tools)]
             offersTools = !tools.isEmpty
-            maxTokens = try fields.integer("max_completion_tokens", in: RequestLimits.maxTokens)
-            let older = try fields.integer("max_tokens", in: RequestLimits.maxTokens)
+            maxTokens = try fields.integer("max_completion_tokens")
+            do {
+                try RequestLimits.check(maxTokens: maxTokens, named: "max_completion_tokens")
+            } catch {
+                throw APIError(error, promptParameter: endpoint.promptParameter)
+            }
+            let older = try fields.integer("max_tokens")
             if let newer = maxTokens, let older, newer != older {
                 throw APIError.invalid("max_tokens", "found \(older), while max_completion_tokens says \(newer)")
             }
@@ -81,7 +90,7 @@ package struct AnswerRequest: Sendable {
             neutral = Self.neutralInCompletions.merging(["best_of": [JSONValue(choices)]]) { $1 }
             prompts = try Self.prompts(fields, vocabularySize: vocabularySize)
             offersTools = false
-            maxTokens = try fields.integer("max_tokens", in: RequestLimits.maxTokens)
+            maxTokens = try fields.integer("max_tokens")
         }
         for (name, values) in neutral.sorted(by: { $0.key < $1.key }) { try fields.refuse(name, unless: values) }
         try fields.refuseUnknown(known.union(neutral.keys))
@@ -90,18 +99,19 @@ package struct AnswerRequest: Sendable {
                 "n",
                 "\(prompts.count) prompts with \(choices) answers each, the limit is \(RequestLimits.answers) answers")
         }
+        do {
+            for request in generationRequests(seed: 0) { try request.check(vocabulary: vocabularySize) }
+        } catch {
+            throw APIError(error, promptParameter: endpoint.promptParameter)
+        }
     }
 
-    /// What the coordinator is asked for, answer by answer. All of them share one seed and differ by their choice.
+    /// What the coordinator is asked for, prompt by prompt: `choices` answers to each. All of them share one seed.
     package func generationRequests(seed: UInt64) -> [GenerationRequest] {
-        prompts.flatMap { prompt in
-            (0..<choices).map { choice in
-                var sampling = sampling
-                sampling.seed = seed
-                sampling.choice = choice
-                return GenerationRequest(
-                    model: model, prompt: prompt, sampling: sampling, maxTokens: maxTokens, stop: stop)
-            }
+        var sampling = sampling
+        sampling.seed = seed
+        return prompts.map { prompt in
+            GenerationRequest(model: model, prompt: prompt, sampling: sampling, maxTokens: maxTokens, stop: stop)
         }
     }
 }
@@ -155,7 +165,7 @@ extension AnswerRequest {
             case "include_usage": includeUsage = value
             // Padding against traffic analysis: there is none to switch off.
             case "include_obfuscation": break
-            default: throw .unsupported("stream_options", "\(quoted(member.name)) is not known here")
+            default: throw .unsupported("stream_options", "\(RequestError.quoted(member.name)) is not known here")
             }
         }
         return includeUsage
@@ -163,18 +173,10 @@ extension AnswerRequest {
 
     private static func stops(_ fields: RequestFields) throws(APIError) -> [String] {
         guard let value = fields["stop"] else { return [] }
-        let elements = value.array ?? [value]
-        guard elements.count <= RequestLimits.stops else {
-            throw .invalid("stop", "\(elements.count) strings, the limit is \(RequestLimits.stops)")
-        }
         var stops: [String] = []
-        for element in elements {
+        for element in value.array ?? [value] {
             guard let stop = element.string else {
                 throw .invalid("stop", "found \(element.kind), a string or an array of strings is wanted")
-            }
-            guard (1...RequestLimits.stopBytes).contains(stop.utf8.count) else {
-                throw .invalid(
-                    "stop", "a string of \(stop.utf8.count) bytes, 1 to \(RequestLimits.stopBytes) are possible")
             }
             stops.append(stop)
         }
@@ -188,23 +190,18 @@ extension AnswerRequest {
         guard case .object(let members) = value else {
             throw .invalid("logit_bias", "found \(value.kind), an object from token ids to numbers is wanted")
         }
-        guard members.count <= RequestLimits.logitBiases else {
-            throw .invalid("logit_bias", "\(members.count) tokens, the limit is \(RequestLimits.logitBiases)")
-        }
-        var biases: [Int32: Float] = [:]
+        var biases: [(token: Int32, bias: Float)] = []
         for member in members {
-            guard let token = Int32(member.name), token >= 0, token < vocabularySize else {
-                throw .invalid(
-                    "logit_bias", "\(quoted(member.name)) is not a token id, which are 0 to \(vocabularySize - 1)")
+            guard let token = Int32(member.name) else {
+                let name = RequestError.quoted(member.name)
+                throw .invalid("logit_bias", "\(name) is not a token id, which are 0 to \(vocabularySize - 1)")
             }
-            guard let bias = member.value.number, RequestLimits.logitBias.contains(bias) else {
-                throw .invalid("logit_bias", "the bias of token \(token) is not a number from -100 to 100")
+            guard let bias = member.value.number else {
+                throw .invalid("logit_bias", "found \(member.value.kind) for token \(token), a number is wanted")
             }
-            guard biases.updateValue(Float(bias), forKey: token) == nil else {
-                throw .invalid("logit_bias", "token \(token) is named twice")
-            }
+            biases.append((token, Float(bias)))
         }
-        return biases.sorted { $0.key < $1.key }.map { (token: $0.key, bias: $0.value) }
+        return biases.sorted { $0.token < $1.token }
     }
 }
 
@@ -215,9 +212,6 @@ extension AnswerRequest {
             tools = try Tool.list(fields["tools"])
         } catch {
             throw .invalid("tools", error.message)
-        }
-        guard tools.count <= RequestLimits.tools else {
-            throw .invalid("tools", "\(tools.count) tools, the limit is \(RequestLimits.tools)")
         }
         // Calls come as the model writes them, one or several.
         _ = try fields.boolean("parallel_tool_calls")
@@ -232,17 +226,19 @@ extension AnswerRequest {
     private static func messages(_ fields: RequestFields) throws(APIError) -> [ChatMessage] {
         guard let value = fields["messages"] else { throw .invalid("messages", "missing") }
         guard let elements = value.array else { throw .invalid("messages", "found \(value.kind), an array is wanted") }
-        guard (1...RequestLimits.messages).contains(elements.count) else {
-            throw .invalid(
-                "messages", "\(elements.count) messages, 1 to \(RequestLimits.messages) are possible")
-        }
         var messages: [ChatMessage] = []
         for (index, element) in elements.enumerated() {
+            let message: ChatMessage
             do {
-                messages.append(try ChatMessage(json: element))
+                message = try ChatMessage(json: element)
             } catch {
                 throw .invalid("messages[\(index)]", error.message)
             }
+            // An assistant that called tools said nothing besides.
+            guard element["content"] ?? .null != .null || !message.toolCalls.isEmpty else {
+                throw .invalid("messages[\(index)].content", "missing; a string or an array of text parts is wanted")
+            }
+            messages.append(message)
         }
         return messages
     }
@@ -254,9 +250,10 @@ extension AnswerRequest {
         switch value {
         case .string: return [try prompt(value, vocabularySize: vocabularySize)]
         case .array(let elements):
-            guard let first = elements.first else { throw .invalid("prompt", "empty") }
             // An array of numbers is one prompt of tokens; anything else is several prompts.
-            if first.number != nil { return [try prompt(value, vocabularySize: vocabularySize)] }
+            guard let first = elements.first, first.number == nil else {
+                return [try prompt(value, vocabularySize: vocabularySize)]
+            }
             guard elements.count <= RequestLimits.answers else {
                 throw .invalid("prompt", "\(elements.count) prompts, the limit is \(RequestLimits.answers)")
             }
@@ -273,16 +270,12 @@ extension AnswerRequest {
         _ value: JSONValue, vocabularySize: Int
     ) throws(APIError) -> GenerationRequest.Prompt {
         switch value {
-        case .string(let text):
-            guard !text.isEmpty else { throw .invalid("prompt", "empty") }
-            return .text(text)
+        case .string(let text): return .text(text)
         case .array(let elements):
-            guard !elements.isEmpty else { throw .invalid("prompt", "empty") }
             var tokens: [Int32] = []
             tokens.reserveCapacity(elements.count)
             for (index, element) in elements.enumerated() {
-                guard let token = element.integer.flatMap(Int32.init(exactly:)), token >= 0, token < vocabularySize
-                else {
+                guard let token = element.integer.flatMap(Int32.init(exactly:)) else {
                     throw .invalid(
                         "prompt", "element \(index) is not a token id, which are 0 to \(vocabularySize - 1)")
                 }

@@ -2,34 +2,109 @@ import HTTPTypes
 import Hummingbird
 import JSONText
 import NIOCore
+import NIOHTTP1
 import NIOHTTPTypes
 
 /// Stands between the HTTP codec and Hummingbird on every connection and takes care of what a request handler does not
-/// see: a client that leaves, one that does not read, one that never stops sending, and bytes that are not HTTP.
+/// see: a client that leaves, one that does not read, one that never stops sending or stops half-way, heads over the
+/// limits, and bytes that are not HTTP.
 ///
-/// It lives on the connection's event loop alone.
+/// It lives on the connection's event loop alone. It puts `ArrivingBytes` before the codec, since a half head is nothing
+/// that comes out of it.
 final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     typealias InboundIn = HTTPRequestPart
     typealias InboundOut = HTTPRequestPart
     typealias OutboundIn = HTTPResponsePart
     typealias OutboundOut = HTTPResponsePart
 
+    struct Limits: Sendable {
+        /// A body that is refused is still read, so that the client gets to see why; up to this length.
+        var bodyBytes: Int
+        /// How long the connection may stay full of unread answer.
+        var stall: TimeAmount
+        var patience: RequestPatience.Limits
+    }
+
+    /// Longest target of a request, and what stands before and after it in its line.
+    private static let targetBytes = 8 << 10
+    private static let lineBytes = targetBytes + 32
+    /// How long a connection that was refused is read and thrown away: one that is closed while input waits in it is
+    /// reset, and the client would lose the answer.
+    private static let linger = TimeAmount.seconds(2)
+
+    /// More fields than that, or longer ones, are not decoded: several times what browsers and proxies send.
+    static let headFields = 256
+    static let headFieldBytes = 32 << 10
+    static let headBytes = 64 << 10
+
     let presence = ClientPresence()
 
-    private let bodyLimitBytes: Int
-    private let stallTimeout: TimeAmount
+    private let limits: Limits
+    private var patience: RequestPatience
+    private var context: ChannelHandlerContext?
     private var bodyBytes = 0
+    /// Bytes of the line that the request being read begins with; nil where it has ended.
+    private var openLineBytes: Int?
+    private var isLineTooLong = false
     private var responseIsOpen = false
-    /// After this handler answered a request itself, nothing more is read.
+    /// After this handler answered a request itself, what still comes is thrown away.
     private var isClosing = false
+    private var discardedBytes = 0
     private var stall: Scheduled<Void>?
+    /// Looks at the deadline of `patience`, which may have moved on by then.
+    private var timer: (deadline: NIODeadline, task: Scheduled<Void>)?
 
-    /// - Parameters:
-    ///   - bodyLimitBytes: A body that is refused is still read, so that the client gets to see why; up to this length.
-    ///   - stallTimeout: How long the connection may stay full of unread answer.
-    init(bodyLimitBytes: Int, stallTimeout: TimeAmount) {
-        self.bodyLimitBytes = bodyLimitBytes
-        self.stallTimeout = stallTimeout
+    init(limits: Limits, now: NIODeadline = .now()) {
+        self.limits = limits
+        patience = RequestPatience(limits: limits.patience, now: now)
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        do {
+            try context.pipeline.syncOperations.addHandler(ArrivingBytes(connection: self), position: .first)
+            schedule(context)
+        } catch {
+            // The pipeline is gone already.
+            context.close(promise: nil)
+        }
+    }
+
+    // MARK: In
+
+    /// Bytes that the codec has not seen.
+    /// - Returns: whether it is to see them.
+    fileprivate func arrived(_ bytes: ByteBuffer) -> Bool {
+        guard let context else { return false }
+        guard !isClosing else {
+            discardedBytes += bytes.readableBytes
+            if discardedBytes > limits.bodyBytes { context.close(promise: nil) }
+            return false
+        }
+        if patience.place == .between {
+            // Some clients end a body with an empty line that belongs to nothing.
+            guard bytes.readableBytesView.contains(where: { $0 != UInt8(ascii: "\r") && $0 != UInt8(ascii: "\n") })
+            else { return true }
+            // In the middle of pipelined requests nobody knows where a line begins.
+            openLineBytes = patience.deadline == nil ? nil : 0
+            isLineTooLong = false
+        }
+        patience.arrived(now: context.eventLoop.now)
+        if let open = openLineBytes {
+            let line = bytes.readableBytesView.prefix(Self.lineBytes + 1)
+            let end = line.firstIndex(of: UInt8(ascii: "\n"))
+            let length = open + (end.map { $0 - line.startIndex } ?? line.count)
+            isLineTooLong = length > Self.lineBytes
+            openLineBytes = end == nil ? length : nil
+        }
+        return true
+    }
+
+    /// The codec has seen what arrived.
+    fileprivate func delivered() {
+        guard let context, !isClosing else { return }
+        if isLineTooLong, patience.place == .head { return refuse(context: context, .targetTooLong(Self.targetBytes)) }
+        schedule(context)
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -37,6 +112,11 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         switch unwrapInboundIn(data) {
         case .head(let head):
             bodyBytes = 0
+            openLineBytes = nil
+            patience.headRead()
+            if let target = head.path, target.utf8.count > Self.targetBytes {
+                return refuse(context: context, .targetTooLong(Self.targetBytes))
+            }
             // A proxy in front may take the other one of the two: request smuggling (RFC 9112, 6.3).
             if head.headerFields[.contentLength] != nil, head.headerFields[.transferEncoding] != nil {
                 return refuse(context: context, .ambiguousLength)
@@ -46,16 +126,27 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             }
         case .body(let bytes):
             bodyBytes += bytes.readableBytes
-            if bodyBytes > bodyLimitBytes {
+            if bodyBytes > limits.bodyBytes {
                 isClosing = true
                 presence.leave()
                 return context.close(promise: nil)
             }
         case .end:
-            break
+            patience.requestRead()
         }
         context.fireChannelRead(data)
     }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        guard context.channel.isActive, !isClosing else { return context.close(promise: nil) }
+        guard (error as? HTTPParserError) == .headerOverflow else {
+            // Anything that cannot be read as HTTP, the binary protocol for example.
+            return refuse(context: context, .unreadable)
+        }
+        refuse(context: context, isLineTooLong ? .targetTooLong(Self.targetBytes) : .headTooLarge)
+    }
+
+    // MARK: Out
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
         guard !isClosing else {
@@ -65,25 +156,21 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         switch unwrapOutboundIn(data) {
         case .head: responseIsOpen = true
         case .body: break
-        case .end: responseIsOpen = false
+        case .end:
+            responseIsOpen = false
+            patience.answered(now: context.eventLoop.now)
+            schedule(context)
         }
         context.write(data, promise: promise)
     }
 
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        // Anything that cannot be read as HTTP, the binary protocol for example, and headers over the limits.
-        if context.channel.isActive, !isClosing {
-            refuse(context: context, .unreadable)
-        } else {
-            context.close(promise: nil)
-        }
-    }
-
     private func refuse(context: ChannelHandlerContext, _ error: APIError) {
         isClosing = true
+        timer?.task.cancel()
+        timer = nil
         presence.leave()
-        // In the middle of an answer, an error would be read as a part of it.
-        guard !responseIsOpen else { return context.close(promise: nil) }
+        // In the middle of an answer, an error would be read as a part of it; before an older one, as that.
+        guard patience.mayAnswer, !responseIsOpen else { return context.close(promise: nil) }
         let body = ByteBuffer(string: error.body.text)
         let fields: HTTPFields = [
             .contentType: "application/json", .contentLength: String(body.readableBytes), .connection: "close",
@@ -91,7 +178,33 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         context.write(wrapOutboundOut(.head(HTTPResponse(status: error.status, headerFields: fields))), promise: nil)
         context.write(wrapOutboundOut(.body(body)), promise: nil)
         let channel = context.channel
-        context.writeAndFlush(wrapOutboundOut(.end(nil))).whenComplete { _ in channel.close(promise: nil) }
+        context.writeAndFlush(wrapOutboundOut(.end(nil))).whenComplete { _ in
+            channel.close(mode: .output, promise: nil)
+        }
+        context.eventLoop.scheduleTask(in: Self.linger) { channel.close(promise: nil) }
+    }
+
+    // MARK: Time
+
+    private func schedule(_ context: ChannelHandlerContext) {
+        guard let deadline = patience.deadline, !isClosing else { return }
+        if let timer {
+            guard deadline < timer.deadline else { return }
+            timer.task.cancel()
+        }
+        let task = context.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) { self.look() }
+        timer = (deadline, task)
+    }
+
+    private func look() {
+        timer = nil
+        guard let context, !isClosing, let deadline = patience.deadline else { return }
+        guard context.eventLoop.now >= deadline else { return schedule(context) }
+        switch patience.place {
+        case .between: context.close(promise: nil)
+        case .head: refuse(context: context, .lateHead(patience.limits.head))
+        case .body: refuse(context: context, .lateBody(patience.limits.body))
+        }
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
@@ -99,14 +212,19 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         stall = nil
         if !context.channel.isWritable {
             let channel = context.channel
-            stall = context.eventLoop.scheduleTask(in: stallTimeout) { channel.close(promise: nil) }
+            stall = context.eventLoop.scheduleTask(in: limits.stall) { channel.close(promise: nil) }
         }
         context.fireChannelWritabilityChanged()
     }
 
+    // MARK: The end
+
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         // HTTP/1 clients keep their side open while they wait, so a closed one means that nobody does.
-        if event as? ChannelEvent == .inputClosed { presence.leave() }
+        if event as? ChannelEvent == .inputClosed {
+            presence.leave()
+            if isClosing { return context.close(promise: nil) }
+        }
         context.fireUserInboundEventTriggered(event)
     }
 
@@ -117,6 +235,27 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     func handlerRemoved(context: ChannelHandlerContext) {
         stall?.cancel()
+        timer?.task.cancel()
+        timer = nil
+        self.context = nil
         presence.leave()
+    }
+}
+
+/// Shows a connection's bytes to its guard before they are decoded.
+private final class ArrivingBytes: ChannelInboundHandler, RemovableChannelHandler {
+    typealias InboundIn = ByteBuffer
+    typealias InboundOut = ByteBuffer
+
+    private let connection: ConnectionGuard
+
+    init(connection: ConnectionGuard) {
+        self.connection = connection
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        guard connection.arrived(unwrapInboundIn(data)) else { return }
+        context.fireChannelRead(data)
+        connection.delivered()
     }
 }

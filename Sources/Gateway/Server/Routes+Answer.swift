@@ -22,7 +22,7 @@ extension Routes {
         var events: [any AsyncSequence<GenerationEvent, any Error> & Sendable] = []
         do {
             for generation in decoded.generationRequests(seed: seed) {
-                events.append(try await service.generate(generation))
+                events += try await service.generate(generation, choices: decoded.choices)
             }
         } catch let error as RequestError {
             throw APIError(error, promptParameter: endpoint.promptParameter)

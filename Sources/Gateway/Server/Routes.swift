@@ -97,7 +97,9 @@ struct Routes: Sendable {
         guard (name.removingPercentEncoding ?? name) == served.name else {
             throw APIError(
                 .notFound, code: "model_not_found",
-                message: "model \(quoted(name)) is not served here, \(quoted(served.name)) is", parameter: "model")
+                message: "model \(RequestError.quoted(name)) is not served here, "
+                    + "\(RequestError.quoted(served.name)) is",
+                parameter: "model")
         }
         return .json(model(served))
     }
@@ -123,8 +125,8 @@ private struct ErrorBodies: RouterMiddleware {
             return .error(
                 APIError(
                     .notFound, code: "unknown_path",
-                    message: "there is nothing at \(quoted(request.uri.path)); see /v1/models, /v1/chat/completions, "
-                        + "/v1/completions, /health and /ready"))
+                    message: "there is nothing at \(RequestError.quoted(request.uri.path)); see /v1/models, "
+                        + "/v1/chat/completions, /v1/completions, /health and /ready"))
         } catch {
             // The type alone: what an error says may hold a part of a request.
             logger.error("unexpected error", metadata: ["type": "\(type(of: error))", "path": "\(request.uri.path)"])

@@ -25,7 +25,7 @@ struct BenchTests {
         let folder = Folder()
         let command = try parse(
             "--model", Self.demo, "--cache", folder.path, "--threads", "2", "--prefill", "40", "--batch", "1", "3",
-            "--context", "70", "600", "--decode", "2", "--repeat", "2", "--json")
+            "--context", "70", "600", "--decode", "2", "--repeat", "2", "--workers", "2", "--json")
         let report = try command.report(memoryBytes: 8 << 20)
         let json = try JSONValue(parsing: report.json)
         for name in [
@@ -37,6 +37,11 @@ struct BenchTests {
             }
             #expect(["memory", "arithmetic"].contains(json["\(name)_bound"]?.string))
         }
+        for name in ["prefill_40", "decode_batch_1", "decode_batch_3"] {
+            #expect(json["\(name)_workers_2_tokens_per_second"]?.number ?? 0 > 0)
+            #expect(json["\(name)_workers_2_of_one_process"]?.number ?? 0 > 0)
+        }
+        #expect(json["decode_context_70_workers_2_tokens_per_second"] == nil)
         #expect(json["threads"]?.integer == 2)
         #expect(json["instruction_set"]?.string == instructionSetName())
         #expect(json["read_bytes_per_second"]?.number ?? 0 > 0)
@@ -56,6 +61,9 @@ struct BenchTests {
         #expect(plan == ModelBenchPlan(prefill: [256], batch: [1, 4, 16], context: [], decode: 16, repeats: 3))
         #expect(try parse("--model", "m", "--batch", "4").plan.prefill.isEmpty)
         #expect(try parse("--model", "m", "--context", "4096").plan.batch.isEmpty)
+        #expect(try parse("--model", "m", "--batch=1,4 16", "--prefill", "7").plan.batch == [1, 4, 16])
+        #expect(try parse("--model", "m", "--hop").plan.longestSequence == 0)
+        #expect(try parse("--model", "m", "--hop", "--batch", "2").plan.batch == [2])
     }
 
     @Test func whatBindsIsTheLonger() {
@@ -82,9 +90,11 @@ struct BenchTests {
 
     @Test(arguments: [
         [], ["--json"], ["--batch", "1"], ["--model", "m", "--batch", "0"], ["--model", "m", "--batch", "4", "4"],
-        ["--model", "m", "--prefill", "-1"], ["--model", "m", "--prefill", "1e3"], ["--model", "m", "--decode", "0"],
+        ["--model", "m", "--prefill", "-1"], ["--model", "m", "--prefill", "1e3"], ["--model", "m", "--prefill", ","],
+        ["--model", "m", "--decode", "0"],
         ["--model", "m", "--repeat", "0"], ["--model", "m", "--threads", "0"], ["--model", "m", "--isa", "sse9"],
-        ["--cpu", "--prefill", "256"], ["--model", "m", "--compute", "cuda"],
+        ["--cpu", "--prefill", "256"], ["--cpu", "--workers", "2"], ["--model", "m", "--workers", "0"],
+        ["--model", "m", "--compute", "cuda"],
     ])
     func argumentsThatAreWrong(arguments: [String]) {
         let error = #expect(throws: (any Error).self) { try BenchCommand.parse(arguments) }
@@ -113,8 +123,14 @@ struct BenchTests {
     }
 
     @Test func theHop() throws {
-        let hop = try HopBench(trips: 20)
-        let json = try JSONValue(parsing: JSONLine.object { hop.write(to: &$0) })
+        let folder = Folder()
+        let command = try parse(
+            "--hop", "--model", Self.demo, "--cache", folder.path, "--threads", "1", "--decode", "2", "--repeat", "1")
+        let report = try command.report(memoryBytes: 1 << 20)
+        #expect(report.model == nil)
+        let json = try #require(JSONValue(parsing: report.json)["hop"])
+        // Whether it adds or takes away depends on the machine's mood at two steps of so small a model.
+        #expect(json["remote_expert_adds_microseconds"]?.number != nil)
         #expect(json["bytes_each_way"]?.integer == 26_000)
         for name in ["raw_sockets_microseconds", "data_plane_frames_microseconds", "frames_over_raw"] {
             #expect(json[name]?.number ?? 0 > 0)

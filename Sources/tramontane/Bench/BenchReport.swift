@@ -7,6 +7,8 @@ struct BenchReport {
         let path: String
         let name: String
         let rates: BenchRates
+        /// That the figures were measured through too; 0 where they were not.
+        let workers: Int
         let figures: [ModelFigure]
     }
 
@@ -45,6 +47,11 @@ struct BenchReport {
             object.number("\(figure.name)_multiply_adds_per_step", figure.multiplyAddsPerStep)
             object.rounded("\(figure.name)_experts_per_step", figure.expertsPerStep)
             object.rounded("\(figure.name)_seconds_per_step", figure.secondsPerStep, digits: 6)
+            if let seconds = figure.clusterSeconds {
+                let name = "\(figure.name)_workers_\(model.workers)"
+                object.rounded("\(name)_tokens_per_second", Double(figure.tokens) / seconds)
+                object.rounded("\(name)_of_one_process", figure.seconds / seconds, digits: 3)
+            }
         }
     }
 
@@ -65,25 +72,31 @@ struct BenchReport {
 
 
             """
-                + TextTable.columns(
-                    [
-                        [
-                            "MEASURED", "TOK/S", "FLOOR", "OF FLOOR", "BOUND", "MS/STEP", "GB/STEP", "GMAC/STEP",
-                            "EXPERTS/STEP",
-                        ]
-                    ]
-                        + model.figures.map { figure in
-                            let floor = figure.floorSeconds(rates)
-                            return [
-                                figure.name.replacing("_", with: " "), Figure.fixed(figure.tokensPerSecond, 2),
-                                Figure.fixed(Double(figure.tokens) / floor, 2),
-                                Figure.fixed(100 * floor / figure.seconds, 1) + "%", Self.bound(figure, rates),
-                                Figure.fixed(figure.secondsPerStep * 1e3, 3),
-                                Figure.fixed(Double(figure.bytesPerStep) / 1e9, 3),
-                                Figure.fixed(Double(figure.multiplyAddsPerStep) / 1e9, 2),
-                                Figure.fixed(figure.expertsPerStep, 1),
-                            ]
-                        })
+                + TextTable.columns([head(model)] + model.figures.map { row($0, model) })
+    }
+
+    private func head(_ model: Model) -> [String] {
+        ["MEASURED", "TOK/S", "FLOOR", "OF FLOOR", "BOUND", "MS/STEP", "GB/STEP", "GMAC/STEP", "EXPERTS/STEP"]
+            + (model.workers > 0 ? ["\(model.workers) WORKERS' TOK/S", "OF ONE PROCESS"] : [])
+    }
+
+    private func row(_ figure: ModelFigure, _ model: Model) -> [String] {
+        let floor = figure.floorSeconds(model.rates)
+        var cells = [
+            figure.name.replacing("_", with: " "), Figure.fixed(figure.tokensPerSecond, 2),
+            Figure.fixed(Double(figure.tokens) / floor, 2), Figure.fixed(100 * floor / figure.seconds, 1) + "%",
+            Self.bound(figure, model.rates), Figure.fixed(figure.secondsPerStep * 1e3, 3),
+            Figure.fixed(Double(figure.bytesPerStep) / 1e9, 3),
+            Figure.fixed(Double(figure.multiplyAddsPerStep) / 1e9, 2), Figure.fixed(figure.expertsPerStep, 1),
+        ]
+        if let seconds = figure.clusterSeconds {
+            cells += [
+                Figure.fixed(Double(figure.tokens) / seconds, 2), Figure.fixed(figure.seconds / seconds, 2),
+            ]
+        } else if model.workers > 0 {
+            cells += ["", ""]
+        }
+        return cells
     }
 
     private static func bound(_ figure: ModelFigure, _ rates: BenchRates) -> String {

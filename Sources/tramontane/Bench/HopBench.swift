@@ -16,6 +16,8 @@ struct HopBench {
     let rawMicroseconds: Double
     let frameMicroseconds: Double
     let trips: Int
+    /// What a layer takes longer when its experts are on another worker; where a model was named.
+    var remoteExpertMicroseconds: Double?
 
     init(trips: Int = 5_000) throws {
         self.trips = trips
@@ -31,17 +33,27 @@ struct HopBench {
         object.rounded("raw_sockets_microseconds", rawMicroseconds)
         object.rounded("data_plane_frames_microseconds", frameMicroseconds)
         object.rounded("frames_over_raw", frameMicroseconds / rawMicroseconds)
+        if let remoteExpertMicroseconds {
+            object.rounded("remote_expert_adds_microseconds", remoteExpertMicroseconds)
+        }
     }
 
     var table: String {
-        TextTable.columns([
+        var rows = [
             ["LOOPBACK, \(Self.bytes) BYTES EACH WAY", "MICROSECONDS", "OF RAW"],
             ["raw blocking sockets", Figure.fixed(rawMicroseconds, 1), "1.00"],
             [
                 "data-plane frames", Figure.fixed(frameMicroseconds, 1),
                 Figure.fixed(frameMicroseconds / rawMicroseconds, 2),
             ],
-        ])
+        ]
+        if let remoteExpertMicroseconds {
+            rows.append([
+                "a layer's experts on another worker", Figure.fixed(remoteExpertMicroseconds, 1),
+                Figure.fixed(remoteExpertMicroseconds / rawMicroseconds, 2),
+            ])
+        }
+        return TextTable.columns(rows)
     }
 }
 

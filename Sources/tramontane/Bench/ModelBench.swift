@@ -22,11 +22,22 @@ struct ModelBenchPlan: Equatable {
         max(prefill.max() ?? 0, batch.isEmpty ? 0 : decode + 1, (context.max() ?? -decode - 1) + decode + 1)
     }
 
-    /// KV pages that the widest of the measurements needs.
+    /// KV pages that the widest of the measurements needs, and at least what one stream's decoding does.
     var pages: Int {
-        let streams = batch.map { $0 * Self.pages(tokens: decode + 1) }
-        let single = Self.pages(tokens: longestSequence)
-        return max(single, streams.max() ?? 0, 1)
+        let stream = Self.pages(tokens: decode + 1)
+        return max(Self.pages(tokens: longestSequence), stream * (batch.max() ?? 1))
+    }
+
+    /// The peer's tokens, which miss the control pieces.
+    func token(_ index: Int, of vocabulary: Int) -> Int32 {
+        vocabulary > 3 ? Int32(truncatingIfNeeded: 3 + index * 7919 % (vocabulary - 3)) : 0
+    }
+
+    /// A prompt's tokens, cut into the rows of its steps.
+    func prompt(_ length: Int, of vocabulary: Int) -> [(position: Int, tokens: [Int32])] {
+        stride(from: 0, to: length, by: Self.prefillRows).map { first in
+            (first, (first..<min(first + Self.prefillRows, length)).map { token($0, of: vocabulary) })
+        }
     }
 
     static func pages(tokens: Int) -> Int {
@@ -44,6 +55,8 @@ struct ModelFigure {
     let work: [StepWork]
     /// The median run's.
     let seconds: Double
+    /// The same through workers, where that was asked for.
+    var clusterSeconds: Double?
 
     var tokensPerSecond: Double { Double(tokens) / seconds }
     var secondsPerStep: Double { seconds / Double(max(work.count, 1)) }
@@ -99,7 +112,9 @@ struct ModelBench {
     /// - Parameter between: called after each figure, and before the first.
     func run(between: () -> Void) throws -> [ModelFigure] {
         var figures: [ModelFigure] = []
-        _ = try runner.step(tokens: [token(0)], rows: [AttentionRow(position: 0, pages: table(0..<1))], logitRows: [0])
+        _ = try runner.step(
+            tokens: [plan.token(0, of: vocabulary)], rows: [AttentionRow(position: 0, pages: table(0..<1))],
+            logitRows: [0])
         between()
         for length in plan.prefill {
             figures.append(try prefill(length))
@@ -131,7 +146,7 @@ struct ModelBench {
         let tables = all.map { table($0 * pagesEach..<($0 + 1) * pagesEach) }
         func step(_ step: Int) throws -> StepWork {
             try runner.step(
-                tokens: all.map { token(step * 31 + $0) },
+                tokens: all.map { plan.token(step * 31 + $0, of: vocabulary) },
                 rows: tables.map { AttentionRow(position: position + step, pages: $0) }, logitRows: all)
         }
         return try measure(name, tokens: width * plan.decode) { time in
@@ -154,11 +169,11 @@ struct ModelBench {
     @discardableResult
     private func prompt(_ length: Int, logits: Bool) throws -> [StepWork] {
         let pages = table(0..<ModelBenchPlan.pages(tokens: length))
-        return try stride(from: 0, to: length, by: ModelBenchPlan.prefillRows).map { first in
-            let part = first..<min(first + ModelBenchPlan.prefillRows, length)
+        return try plan.prompt(length, of: vocabulary).map { part in
+            let rows = part.tokens.indices.map { AttentionRow(position: part.position + $0, pages: pages) }
+            let isLast = part.position + rows.count == length
             return try runner.step(
-                tokens: part.map(token), rows: part.map { AttentionRow(position: $0, pages: pages) },
-                logitRows: logits && part.upperBound == length ? [part.count - 1] : [])
+                tokens: part.tokens, rows: rows, logitRows: logits && isLast ? [rows.count - 1] : [])
         }
     }
 
@@ -175,11 +190,6 @@ struct ModelBench {
             }
         }
         return ModelFigure(name: name, tokens: tokens, work: work, seconds: Median.of(seconds))
-    }
-
-    /// The peer's tokens, which miss the control pieces.
-    private func token(_ index: Int) -> Int32 {
-        vocabulary > 3 ? Int32(truncatingIfNeeded: 3 + index * 7919 % (vocabulary - 3)) : 0
     }
 
     private func table(_ range: Range<Int>) -> PageTable {

@@ -10,6 +10,7 @@ struct BenchCommand: Command {
         """
         --prefill LENGTHS measures prompts, --batch STREAMS decoding in so many streams, --context LENGTHS decoding of one stream \
         after so many tokens (whose KV pages are copies of a short prompt's). Without any of them: --prefill 256 --batch 1 4 16. \
+        --workers COUNT measures prompts and batches through so many workers too, which share the experts and the threads.
         Tokens, positions, logits, warm-up and medians are those of ops/bench/peer_llama.py, which measures llama.cpp.
 
         The floor of a step is the bytes that it must read over the read bandwidth of as many threads, or its multiply-adds \
@@ -17,14 +18,19 @@ struct BenchCommand: Command {
         """)
     static let settings: [Setting] =
         [
-            .option("model", alternatives: ["cpu", "hop", "import"]), .option("threads"), .option("compute"),
-            .option("decode"), .option("repeat"), .option("isa"), .flag("json"),
+            .option("model", alternatives: measured), .option("threads"), .option("compute"), .option("isa"),
+            .option("prefill", alternatives: measured), .option("batch", alternatives: measured),
+            .option("context", alternatives: measured), .option("workers", alternatives: measured),
+            .option("decode"), .option("repeat"), .flag("cpu"), .flag("hop"), .option("import"), .flag("json"),
         ] + ModelOptions.settings
+    /// What else there is to measure: whoever asks for that alone does not want what the environment says of models.
+    private static let measured = ["cpu", "hop", "import"]
 
     @Option(help: ArgumentHelp("A manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
     var model: String?
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "Threads that compute. Default: the processors that this process may use.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...ThreadPool.maximumThreads) })
@@ -32,27 +38,35 @@ struct BenchCommand: Command {
 
     @Option(
         parsing: .upToNextOption, help: ArgumentHelp("Lengths of prompts, in tokens.", valueName: "lengths"),
-        transform: NumberParsing.positive)
-    var prefill: [Int] = []
+        transform: { try NumberList($0, 1...(1 << 30)) })
+    var prefill: [NumberList] = []
 
     @Option(
         parsing: .upToNextOption, help: ArgumentHelp("Streams that decode together.", valueName: "streams"),
-        transform: { try NumberParsing.count($0, 1...4096) })
-    var batch: [Int] = []
+        transform: { try NumberList($0, 1...4096) })
+    var batch: [NumberList] = []
 
     @Option(
         parsing: .upToNextOption,
         help: ArgumentHelp("Tokens that one stream has before it decodes.", valueName: "lengths"),
-        transform: NumberParsing.positive)
-    var context: [Int] = []
+        transform: { try NumberList($0, 1...(1 << 30)) })
+    var context: [NumberList] = []
 
     @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            "Measure through so many workers too, in this process over loopback.", valueName: "count"),
+        transform: { try NumberParsing.count($0, 1...64) })
+    var workers: Int?
+
+    @Option(
+        parsing: .unconditional,
         help: ArgumentHelp("Decode steps that are timed. Default: 16.", valueName: "steps"),
         transform: { try NumberParsing.count($0, 1...65_536) })
     var decode = 16
 
     @Option(
-        name: .customLong("repeat"),
+        name: .customLong("repeat"), parsing: .unconditional,
         help: ArgumentHelp("Times that each is measured; the median counts. Default: 3.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...1_000) })
     var repeats = 3
@@ -69,7 +83,11 @@ struct BenchCommand: Command {
     @Flag(help: "Measure the machine: instruction sets, caches, memory, read bandwidth and multiply-add rates.")
     var cpu = false
 
-    @Flag(help: "Measure a round trip of 26,000 bytes over loopback: raw sockets, and frames as workers exchange them.")
+    @Flag(
+        help: """
+            Measure a round trip of 26,000 bytes over loopback: raw sockets, and frames as workers exchange them; with --model \
+            also what it adds to a layer that its experts are on another worker.
+            """)
     var hop = false
 
     @Option(
@@ -79,6 +97,7 @@ struct BenchCommand: Command {
     var source: String?
 
     @OptionGroup var models: ModelOptions
+    @OptionGroup var settingsFile: SettingsFile
 
     @Flag(help: "Print one JSON object.")
     var json = false
@@ -87,11 +106,15 @@ struct BenchCommand: Command {
         guard model != nil || cpu || hop || source != nil else {
             throw ValidationError("nothing to measure: --model PATH, --cpu, --hop or --import SOURCE is missing")
         }
-        for (name, values) in [("prefill", prefill), ("batch", batch), ("context", context)] {
+        for (name, lists) in [("prefill", prefill), ("batch", batch), ("context", context)] {
+            let values = lists.flatMap(\.numbers)
             guard Set(values).count == values.count else { throw ValidationError("--\(name) names a number twice") }
             guard values.isEmpty || model != nil else {
                 throw ValidationError("--\(name) measures a model; --model PATH is missing")
             }
+        }
+        guard workers == nil || model != nil else {
+            throw ValidationError("--workers measures a model; --model PATH is missing")
         }
     }
 
@@ -105,43 +128,76 @@ struct BenchCommand: Command {
     func report(memoryBytes: Int) throws -> BenchReport {
         let threads = threads ?? availableThreads()
         var report = BenchReport(threads: threads, instructionSet: instructionSetName())
+        let plan = plan
         if cpu { report.machine = try MachineBench(threads: threads, repeats: repeats, memoryBytes: memoryBytes) }
-        if let model { report.model = try measure(model, threads: threads, memoryBytes: memoryBytes) }
-        if hop { report.hop = try HopBench() }
+        let found = try model.map(resolve)
+        if let found, plan.longestSequence > 0 {
+            report.model = try measure(found, plan, threads: threads, memoryBytes: memoryBytes)
+        }
+        if hop {
+            var hop = try HopBench()
+            hop.remoteExpertMicroseconds = try found.map {
+                try ClusterBench.remoteExpertMicroseconds(
+                    model: $0, plan: plan, threads: max(threads / 2, 1), compute: compute)
+            }
+            report.hop = hop
+        }
         if let source { report.importing = try ImportBench(source: source) }
         return report
     }
 
-    /// What is to be measured: what was named, or what the peer's script measures by itself.
+    /// What is to be measured of the model: what was named; where nothing was named at all, what the peer's script measures.
     var plan: ModelBenchPlan {
-        let nothingNamed = prefill.isEmpty && batch.isEmpty && context.isEmpty
+        let isDefault = prefill.isEmpty && batch.isEmpty && context.isEmpty && !cpu && !hop && source == nil
         return ModelBenchPlan(
-            prefill: nothingNamed ? [256] : prefill, batch: nothingNamed ? [1, 4, 16] : batch, context: context,
+            prefill: isDefault ? [256] : prefill.flatMap(\.numbers),
+            batch: isDefault ? [1, 4, 16] : batch.flatMap(\.numbers), context: context.flatMap(\.numbers),
             decode: decode, repeats: repeats)
     }
 
-    private func measure(_ path: String, threads: Int, memoryBytes: Int) throws -> BenchReport.Model {
+    /// The model, if its context has room for what is asked for.
+    private func resolve(_ path: String) throws -> ResolvedModel {
         let found = try models.resolve(path)
-        let manifest = found.manifest
-        let plan = plan
-        guard plan.longestSequence <= manifest.shape.contextLength else {
+        let context = found.manifest.shape.contextLength
+        let longest = max(plan.longestSequence, hop ? decode + 1 : 0)
+        guard longest <= context else {
             throw CommandError.usage(
-                "a sequence of \(plan.longestSequence) tokens was asked for, the model's context has "
-                    + "\(manifest.shape.contextLength)")
+                "a sequence of \(longest) tokens was asked for, the model's context has \(context)")
         }
-        let engine = try Engine(
-            manifest: manifest, store: found.store, shard: .whole(manifest.shape), pages: plan.pages, threads: threads,
-            compute: compute)
-        let machine = try MachineRates(threads: engine.threads, bytes: memoryBytes)
+        return found
+    }
+
+    private func measure(
+        _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, memoryBytes: Int
+    ) throws -> BenchReport.Model {
+        let machine = try MachineRates(threads: threads, bytes: memoryBytes)
         var reads: [Double] = []
-        let figures = try ModelBench(runner: LocalRunner(engine: engine), plan: plan).run {
-            // The bandwidth of a shared machine drifts, so it is looked at whenever the model's figures are.
-            for _ in 0..<plan.repeats { reads.append(machine.readBytesPerSecond()) }
+        // The bandwidth of a shared machine drifts, so it is looked at whenever the model's figures are.
+        func read() { for _ in 0..<plan.repeats { reads.append(machine.readBytesPerSecond()) } }
+        var figures = try local(model, plan, threads: threads, between: read)
+        if let workers {
+            let seconds = try ClusterBench.seconds(
+                model: model, plan: plan, workers: workers, threads: max(threads / workers, 1), compute: compute)
+            for index in figures.indices { figures[index].clusterSeconds = seconds[figures[index].name] }
+            read()
         }
         let rates = BenchRates(
             readBytes: Median.of(reads),
             integers: Median.of((0..<plan.repeats).map { _ in machine.integersPerSecond() }),
             floats: Median.of((0..<plan.repeats).map { _ in machine.floatsPerSecond() }))
-        return BenchReport.Model(path: path, name: manifest.name, rates: rates, figures: figures)
+        return BenchReport.Model(
+            path: self.model ?? model.manifestPath, name: model.manifest.name, rates: rates, workers: workers ?? 0,
+            figures: figures)
+    }
+
+    /// In this process alone. The engine goes before workers come.
+    private func local(
+        _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, between: () -> Void
+    ) throws -> [ModelFigure] {
+        let manifest = model.manifest
+        let engine = try Engine(
+            manifest: manifest, store: model.store, shard: .whole(manifest.shape), pages: plan.pages, threads: threads,
+            compute: compute)
+        return try ModelBench(runner: LocalRunner(engine: engine), plan: plan).run(between: between)
     }
 }

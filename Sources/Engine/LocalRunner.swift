@@ -1,3 +1,4 @@
+import CKernels
 import ModelStore
 
 /// A whole model in one process, without sockets: what `generate` and `score` run, and the oracle of the cluster's tests.
@@ -121,6 +122,51 @@ package final class LocalRunner {
         }
         score.meanNLL = ids.count > 1 ? sum / Double(ids.count - 1) : 0
         return score
+    }
+
+    /// Runs one step: rows of any sequences through all layers together, and the logits of some of them.
+    ///
+    /// - Parameters:
+    ///   - rows: where each token stands; as many as tokens. The page tables are the caller's.
+    ///   - logitRows: the rows whose logits are made.
+    /// - Returns: what the step read and computed.
+    /// - Throws: `EngineError`: `token_range`, `position_range`, `page_range` or `row_count`.
+    package func step(tokens: [Int32], rows: [AttentionRow], logitRows: [Int]) throws -> StepWork {
+        guard tokens.count == rows.count else {
+            throw EngineError(code: "row_count", message: "\(tokens.count) tokens for \(rows.count) rows")
+        }
+        try engine.embed(tokens, into: hidden)
+        let batch = try engine.batch(rows)
+        var work = StepWork(engine: engine, rows: rows, logitRows: logitRows.count)
+        for layer in engine.shard.layers {
+            try engine.attention(layer: layer, batch: batch, hidden: hidden)
+            work.add(try engine.mixture(layer: layer, hidden: hidden), layer: layer, of: engine)
+        }
+        if !logitRows.isEmpty { try engine.logits(hidden: hidden, rows: logitRows, into: logits) }
+        return work
+    }
+
+    /// Fills pages with copies of pages that a step has filled, in every layer: a long context for a benchmark in the time
+    /// of a short one's prefill. The keys keep the rotation of their first position, which changes no count of bytes or of
+    /// operations.
+    ///
+    /// - Throws: `EngineError` `page_range`.
+    package func copyPages(from source: PageTable, to target: PageTable) throws {
+        for page in source + target where page < 0 || Int(page) >= engine.pages {
+            throw EngineError(code: "page_range", message: "page \(page) of \(engine.pages)")
+        }
+        guard !source.isEmpty else { return }
+        let bytes = engine.keyValues.layerPageBytes
+        for local in 0..<engine.shard.layers.count {
+            target.withUnsafeBufferPointer { table in
+                guard let first = table.baseAddress else { return }
+                let base = engine.keyValues.view(layer: local, pages: first).base
+                for (index, page) in target.enumerated() {
+                    (base + Int(page) * bytes).copyMemory(
+                        from: base + Int(source[index % source.count]) * bytes, byteCount: bytes)
+                }
+            }
+        }
     }
 
     /// Runs tokens through all layers, `chunk` rows at a time; `hidden` then holds the last chunk. The routes are the last

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Engine
 import Foundation
 
 @main
@@ -11,6 +12,9 @@ struct Tramontane: ParsableCommand {
             before or after the command, with `http: HOST:PORT`, or `up:` and settings below it for one command). The \
             command line comes first, then the environment, then the file.
 
+            TRAMONTANE_ISA names the instruction set that this process and those it starts compute with: portable, avx2, \
+            avx512 or avx512vnni. It changes no bit of a result. Default: the fastest that the machine has.
+
             Example:
               tramontane up --model cluster/demo --workers 4 --stages 2 --http 127.0.0.1:8080 --listen 127.0.0.1:7000 \
             --state /tmp/demo
@@ -22,13 +26,16 @@ struct Tramontane: ParsableCommand {
     static let commands: [any Command.Type] = [
         ImportCommand.self, VerifyCommand.self, UpCommand.self, CoordinatorCommand.self, WorkerCommand.self,
         StatusCommand.self, GenerateCommand.self, ChatCommand.self, TokenizeCommand.self, ScoreCommand.self,
+        BenchCommand.self,
     ]
 
     /// Runs a command on the main thread, which is not one of Swift's cooperative pool: commands may block and compute.
     static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())
         do {
-            var command = try Self.command(for: arguments, environment: ProcessInfo.processInfo.environment)
+            let environment = ProcessInfo.processInfo.environment
+            try InstructionSet.choose(environment: environment)
+            var command = try Self.command(for: arguments, environment: environment)
             try command.run()
         } catch {
             // Help and version were asked for.

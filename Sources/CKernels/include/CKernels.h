@@ -297,6 +297,17 @@ void tk_attention_span(
 // Merges `spans` >= 1 partials that lie span after span, and divides. out: [group][head_dim]. The first is overwritten.
 void tk_attention_merge(tk_isa isa, float *partials, size_t spans, size_t group, size_t head_dim, float *out);
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Measurements: what the processor can do at most, for benchmarks to be held against. They compute nothing.
+
+// Loads `bytes` bytes (a multiple of 256) once, in vectors of `isa`. The result keeps the loads from being left out.
+uint64_t tk_measure_read(tk_isa isa, const void *memory, size_t bytes);
+// Multiply-adds of 4-bit weights and int8 activations, exact sums in int32, all in registers: the instructions of a
+// product and nothing around them. Returns how many there were; they grow with `rounds`.
+uint64_t tk_measure_integers(tk_isa isa, size_t rounds);
+// The same with fused multiply-adds of float32.
+uint64_t tk_measure_floats(tk_isa isa, size_t rounds);
+
 #ifdef __cplusplus
 }
 #endif

@@ -108,7 +108,7 @@ enum StatusReport {
 
 
             """
-        text += columns(
+        text += TextTable.columns(
             [
                 [
                     "WORKER", "STATE", "STAGE", "LAYERS", "EXPERTS", "WEIGHTS", "THREADS", "PAGES", "STEPS", "ADDRESS",
@@ -125,7 +125,7 @@ enum StatusReport {
                     ]
                 })
         text += "\n"
-        text += columns(
+        text += TextTable.columns(
             [["LANE", "STATE", "WORKERS", "SEQUENCES", "PAGES", "STEPS"]]
                 + status.lanes.map { lane in
                     [
@@ -134,19 +134,6 @@ enum StatusReport {
                     ]
                 })
         return text
-    }
-
-    /// Rows of equally many cells, each column as wide as its widest cell.
-    private static func columns(_ rows: [[String]]) -> String {
-        let widths = (rows.first ?? []).indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
-        return rows.map { row in
-            let cells = zip(row, widths).map { cell, width in
-                cell + String(repeating: " ", count: width - cell.count)
-            }
-            var line = cells.joined(separator: "  ")
-            while line.last == " " { line.removeLast() }
-            return line + "\n"
-        }.joined()
     }
 
     /// `0-2`; numbers from the wire may be anything.

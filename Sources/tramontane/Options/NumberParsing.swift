@@ -44,3 +44,14 @@ enum NumberParsing {
         return value << UInt64(shift)
     }
 }
+
+/// Numbers in one argument, with commas or spaces between them: the environment and the configuration file have one value
+/// for an option that takes several arguments on the command line.
+struct NumberList: Equatable {
+    let numbers: [Int]
+
+    init(_ text: String, _ range: ClosedRange<Int>) throws {
+        numbers = try text.split { $0 == "," || $0 == " " }.map { try NumberParsing.count(String($0), range) }
+        guard !numbers.isEmpty else { throw ValidationError("\"\(text)\" has no numbers") }
+    }
+}

@@ -1,0 +1,82 @@
+import ModelStore
+
+/// What a step of a whole model has to read and to compute, however it is done: the floor of its time is the bytes over the
+/// memory's bandwidth, or the multiply-adds over the processor's rate, whichever takes longer.
+package struct StepWork: Sendable, Equatable {
+    /// Weights, each once: the layers' dense parts, the experts that some row chose, the output head where there are
+    /// logits, and a row of the embedding for each token.
+    package var weightBytes = 0
+    /// Keys and values of the sequences, each once, however many rows of a sequence attend to them.
+    package var keyValueBytes = 0
+    /// Products with quantised weights, which integer instructions compute.
+    package var integerMultiplyAdds = 0
+    /// Products with other weights, and attention's.
+    package var floatMultiplyAdds = 0
+    /// Experts that were read, over all layers.
+    package var experts = 0
+
+    package init() {}
+
+    package var bytes: Int { weightBytes + keyValueBytes }
+
+    /// Seconds that the step takes at least on a machine of these rates.
+    package func floorSeconds(
+        bytesPerSecond: Double, integersPerSecond: Double, floatsPerSecond: Double
+    ) -> Double {
+        max(
+            Double(bytes) / bytesPerSecond,
+            Double(integerMultiplyAdds) / integersPerSecond + Double(floatMultiplyAdds) / floatsPerSecond)
+    }
+}
+
+extension StepWork {
+    /// All but the experts, which `add` counts as the router chooses them.
+    init(engine: Engine, rows: [AttentionRow], logitRows: Int) {
+        let shape = engine.shape
+        // Sequences share no page, so a sequence is known by its first.
+        var lengths: [Int32: Int] = [:]
+        var attended = 0
+        for row in rows {
+            attended += row.position + 1
+            guard let first = row.pages.first else { continue }
+            lengths[first] = max(lengths[first] ?? 0, row.position + 1)
+        }
+        let layers = engine.weights.layers
+        keyValueBytes =
+            lengths.values.reduce(0, +) * engine.keyValues.layerPageBytes / Engine.pageTokens * layers.count
+        floatMultiplyAdds = attended * shape.heads * shape.headDimension * 2 * layers.count
+        for layer in layers {
+            for matrix in layer.queryKeyValue + [layer.wo, layer.gate] { count(matrix, rows: rows.count) }
+            weightBytes += (layer.attentionNorm.count + layer.feedForwardNorm.count) * MemoryLayout<Float>.size
+        }
+        if let embedding = engine.weights.embedding { weightBytes += rows.count * embedding.rowBytes }
+        if let head = engine.weights.head, logitRows > 0 {
+            count(head.output, rows: logitRows)
+            weightBytes += head.norm.count * MemoryLayout<Float>.size
+        }
+    }
+
+    /// The experts that a layer's rows chose.
+    mutating func add(_ routed: RoutedRows, layer: Int, of engine: Engine) {
+        var rows = [Int](repeating: 0, count: engine.shape.experts)
+        for row in 0..<routed.rows {
+            for place in 0..<routed.expertsUsed { rows[routed.expert(row: row, place: place)] += 1 }
+        }
+        let held = engine.weights.layers[layer - engine.shard.layers.lowerBound].experts
+        for (expert, rows) in zip(held, rows) where rows > 0 {
+            guard let expert else { continue }
+            experts += 1
+            for matrix in [expert.w1, expert.w2, expert.w3] { count(matrix, rows: rows) }
+        }
+    }
+
+    private mutating func count(_ matrix: Matrix, rows: Int) {
+        weightBytes += matrix.dense?.memory.bytes ?? matrix.panelCount * matrix.panelBytes
+        let products = matrix.rows * matrix.columns * rows
+        if matrix.activation == .f32 {
+            floatMultiplyAdds += products
+        } else {
+            integerMultiplyAdds += products
+        }
+    }
+}

@@ -1,0 +1,105 @@
+import Engine
+
+/// What `bench` found, for programs and for people.
+struct BenchReport {
+    /// A model's part.
+    struct Model {
+        let path: String
+        let name: String
+        let rates: BenchRates
+        /// That the figures were measured through too; 0 where they were not.
+        let workers: Int
+        let figures: [ModelFigure]
+    }
+
+    let threads: Int
+    let instructionSet: String
+    var model: Model?
+    var machine: MachineBench?
+    var hop: HopBench?
+    var importing: ImportBench?
+
+    /// One object. A figure of a model has the peer script's name; what belongs to it shares its beginning.
+    var json: String {
+        JSONLine.object { object in
+            object.number("threads", threads)
+            object.string("instruction_set", instructionSet)
+            if let model { write(model, to: &object) }
+            if let machine { object.object("machine") { machine.write(to: &$0) } }
+            if let hop { object.object("hop") { hop.write(to: &$0) } }
+            if let importing { object.object("import") { importing.write(to: &$0) } }
+        }
+    }
+
+    private func write(_ model: Model, to object: inout JSONLine.Object) {
+        object.string("model", model.path)
+        object.string("model_name", model.name)
+        object.whole("read_bytes_per_second", model.rates.readBytes)
+        object.whole("int8_multiply_adds_per_second", model.rates.integers)
+        object.whole("float_multiply_adds_per_second", model.rates.floats)
+        for figure in model.figures {
+            let floor = figure.floorSeconds(model.rates)
+            object.rounded("\(figure.name)_tokens_per_second", figure.tokensPerSecond)
+            object.rounded("\(figure.name)_floor_tokens_per_second", Double(figure.tokens) / floor)
+            object.rounded("\(figure.name)_fraction_of_floor", floor / figure.seconds, digits: 3)
+            object.string("\(figure.name)_bound", Self.bound(figure, model.rates))
+            object.number("\(figure.name)_bytes_per_step", figure.bytesPerStep)
+            object.number("\(figure.name)_multiply_adds_per_step", figure.multiplyAddsPerStep)
+            object.rounded("\(figure.name)_experts_per_step", figure.expertsPerStep)
+            object.rounded("\(figure.name)_seconds_per_step", figure.secondsPerStep, digits: 6)
+            if let seconds = figure.clusterSeconds {
+                let name = "\(figure.name)_workers_\(model.workers)"
+                object.rounded("\(name)_tokens_per_second", Double(figure.tokens) / seconds)
+                object.rounded("\(name)_of_one_process", figure.seconds / seconds, digits: 3)
+            }
+        }
+    }
+
+    var table: String {
+        var parts: [String] = []
+        if let machine { parts.append(machine.table(chosen: instructionSet)) }
+        if let model { parts.append(table(model)) }
+        if let hop { parts.append(hop.table) }
+        if let importing { parts.append(importing.table) }
+        return parts.joined(separator: "\n")
+    }
+
+    private func table(_ model: Model) -> String {
+        let rates = model.rates
+        return """
+            \(model.name): \(Figure.threads(threads)), \(instructionSet); the machine reads \
+            \(Figure.giga(rates.readBytes)) GB/s and does \(Figure.giga(rates.integers)) G int8 multiply-adds a second
+
+
+            """
+                + TextTable.columns([head(model)] + model.figures.map { row($0, model) })
+    }
+
+    private func head(_ model: Model) -> [String] {
+        ["MEASURED", "TOK/S", "FLOOR", "OF FLOOR", "BOUND", "MS/STEP", "GB/STEP", "GMAC/STEP", "EXPERTS/STEP"]
+            + (model.workers > 0 ? ["\(model.workers) WORKERS' TOK/S", "OF ONE PROCESS"] : [])
+    }
+
+    private func row(_ figure: ModelFigure, _ model: Model) -> [String] {
+        let floor = figure.floorSeconds(model.rates)
+        var cells = [
+            figure.name.replacing("_", with: " "), Figure.fixed(figure.tokensPerSecond, 2),
+            Figure.fixed(Double(figure.tokens) / floor, 2), Figure.fixed(100 * floor / figure.seconds, 1) + "%",
+            Self.bound(figure, model.rates), Figure.fixed(figure.secondsPerStep * 1e3, 3),
+            Figure.fixed(Double(figure.bytesPerStep) / 1e9, 3),
+            Figure.fixed(Double(figure.multiplyAddsPerStep) / 1e9, 2), Figure.fixed(figure.expertsPerStep, 1),
+        ]
+        if let seconds = figure.clusterSeconds {
+            cells += [
+                Figure.fixed(Double(figure.tokens) / seconds, 2), Figure.fixed(figure.seconds / seconds, 2),
+            ]
+        } else if model.workers > 0 {
+            cells += ["", ""]
+        }
+        return cells
+    }
+
+    private static func bound(_ figure: ModelFigure, _ rates: BenchRates) -> String {
+        figure.isBoundByMemory(rates) ? "memory" : "arithmetic"
+    }
+}

@@ -1,0 +1,255 @@
+import Glibc
+import Logging
+import NIOCore
+import NIOPosix
+import Transport
+import Wire
+
+/// What it costs to send rows to another process and to get rows back: raw blocking sockets, which nothing beats, and the
+/// frames that workers exchange, both over loopback with as many bytes.
+struct HopBench {
+    /// A row of 6,144 float32 is 24,576 bytes; both ways carry this much.
+    static let bytes = 26_000
+    private static let warmUp = 200
+
+    /// Medians of the round trips.
+    let rawMicroseconds: Double
+    let frameMicroseconds: Double
+    let trips: Int
+    /// What a layer takes longer when its experts are on another worker; where a model was named.
+    var remoteExpertMicroseconds: Double?
+
+    init(trips: Int = 5_000) throws {
+        self.trips = trips
+        rawMicroseconds = try RawEcho.median(bytes: Self.bytes, trips: trips, warmUp: Self.warmUp)
+        frameMicroseconds = try Background.wait {
+            try await FrameEcho.median(bytes: Self.bytes, trips: trips, warmUp: Self.warmUp)
+        }
+    }
+
+    func write(to object: inout JSONLine.Object) {
+        object.number("bytes_each_way", Self.bytes)
+        object.number("trips", trips)
+        object.rounded("raw_sockets_microseconds", rawMicroseconds)
+        object.rounded("data_plane_frames_microseconds", frameMicroseconds)
+        object.rounded("frames_over_raw", frameMicroseconds / rawMicroseconds)
+        if let remoteExpertMicroseconds {
+            object.rounded("remote_expert_adds_microseconds", remoteExpertMicroseconds)
+        }
+    }
+
+    var table: String {
+        var rows = [
+            ["LOOPBACK, \(Self.bytes) BYTES EACH WAY", "MICROSECONDS", "OF RAW"],
+            ["raw blocking sockets", Figure.fixed(rawMicroseconds, 1), "1.00"],
+            [
+                "data-plane frames", Figure.fixed(frameMicroseconds, 1),
+                Figure.fixed(frameMicroseconds / rawMicroseconds, 2),
+            ],
+        ]
+        if let remoteExpertMicroseconds {
+            rows.append([
+                "a layer's experts on another worker", Figure.fixed(remoteExpertMicroseconds, 1),
+                Figure.fixed(remoteExpertMicroseconds / rawMicroseconds, 2),
+            ])
+        }
+        return TextTable.columns(rows)
+    }
+}
+
+extension Duration {
+    fileprivate var microseconds: Double { self / .microseconds(1) }
+}
+
+/// Two threads and a connection with nothing between them and the kernel.
+private enum RawEcho {
+    static func median(bytes: Int, trips: Int, warmUp: Int) throws -> Double {
+        let (near, far) = try connectedPair()
+        defer { close(near) }
+        let rounds = warmUp + trips
+        let partner = Thread { echo(far, bytes: bytes, rounds: rounds) }
+        defer { partner.join() }
+        // Closed before the other thread is waited for, so that it ends whatever has happened here.
+        defer { shutdown(near, Int32(SHUT_RDWR)) }
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 64)
+        defer { buffer.deallocate() }
+        buffer.initializeMemory(as: UInt8.self, repeating: 1)
+        var times: [Double] = []
+        for round in 0..<rounds {
+            let start = ContinuousClock.now
+            guard transfer(buffer, { write(near, $0, $1) }), transfer(buffer, { read(near, $0, $1) }) else {
+                throw CommandError.failure("loopback: \(String(cString: strerror(errno)))")
+            }
+            if round >= warmUp { times.append((ContinuousClock.now - start).microseconds) }
+        }
+        return Median.of(times)
+    }
+
+    private static func echo(_ descriptor: CInt, bytes: Int, rounds: Int) {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 64)
+        defer {
+            buffer.deallocate()
+            close(descriptor)
+        }
+        for _ in 0..<rounds {
+            guard transfer(buffer, { read(descriptor, $0, $1) }), transfer(buffer, { write(descriptor, $0, $1) })
+            else { return }
+        }
+    }
+
+    /// Calls `move` until the buffer was read or written from beginning to end.
+    private static func transfer(
+        _ buffer: UnsafeMutableRawBufferPointer, _ move: (UnsafeMutableRawPointer?, Int) -> Int
+    ) -> Bool {
+        var rest = buffer
+        while !rest.isEmpty {
+            let count = move(rest.baseAddress, rest.count)
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { return false }
+            rest = UnsafeMutableRawBufferPointer(rebasing: rest[count...])
+        }
+        return true
+    }
+
+    /// Both ends of a TCP connection over loopback.
+    private static func connectedPair() throws -> (CInt, CInt) {
+        let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(listener) }
+        let near = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let far = withUnsafeMutablePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address -> CInt in
+                guard listener >= 0, near >= 0, bind(listener, address, length) == 0, listen(listener, 1) == 0,
+                    getsockname(listener, address, &length) == 0, connect(near, address, length) == 0
+                else { return -1 }
+                return accept(listener, nil, nil)
+            }
+        }
+        var on: CInt = 1
+        let size = socklen_t(MemoryLayout<CInt>.size)
+        guard far >= 0, setsockopt(near, Int32(IPPROTO_TCP), TCP_NODELAY, &on, size) == 0,
+            setsockopt(far, Int32(IPPROTO_TCP), TCP_NODELAY, &on, size) == 0
+        else {
+            let reason = String(cString: strerror(errno))
+            if near >= 0 { close(near) }
+            if far >= 0 { close(far) }
+            throw CommandError.failure("loopback: \(reason)")
+        }
+        return (near, far)
+    }
+
+    /// A thread of its own: what blocks must not block one of Swift's pool.
+    private final class Thread {
+        private var handle = pthread_t()
+
+        init(_ body: @escaping @Sendable () -> Void) {
+            let argument = Unmanaged.passRetained(Body(body))
+            let status = pthread_create(
+                &handle, nil,
+                { argument in
+                    guard let argument else { return nil }
+                    Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run()
+                    return nil
+                }, argument.toOpaque())
+            precondition(status == 0, "a benchmark's second thread")
+        }
+
+        func join() { pthread_join(handle, nil) }
+
+        private final class Body: Sendable {
+            let run: @Sendable () -> Void
+            init(_ run: @escaping @Sendable () -> Void) { self.run = run }
+        }
+    }
+}
+
+/// Two event loops and a connection as workers have them: `experts` frames one way, `expertResults` back.
+private enum FrameEcho {
+    static func median(bytes: Int, trips: Int, warmUp: Int) async throws -> Double {
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
+        let near = group.next()
+        let far = group.next()
+        let result: Result<[Double], any Error>
+        do {
+            result = .success(try await times(bytes: bytes, rounds: warmUp + trips, near: near, far: far))
+        } catch {
+            result = .failure(error)
+        }
+        try await group.shutdownGracefully()
+        return Median.of(Array(try result.get().dropFirst(warmUp)))
+    }
+
+    private static func times(
+        bytes: Int, rounds: Int, near: any EventLoop, far: any EventLoop
+    ) async throws -> [Double] {
+        func identity(_ name: String) -> LocalIdentity {
+            LocalIdentity(
+                role: .workerData, name: name, incarnation: 1, numericsVersion: 1,
+                manifestDigest: [UInt8](repeating: 0, count: 32), rowCredits: 1)
+        }
+        let listener = try await Listener.bind(
+            host: "127.0.0.1", port: 0, acceptLoop: far, childLoop: far, identity: identity("far"),
+            roles: [.workerData], logger: Logger(label: "tramontane.bench") { _ in SwiftLogNoOpLogHandler() },
+            accept: { _ throws(Failure) in Far() })
+        let done = near.makePromise(of: [Double].self)
+        let connection = try await Connector.connect(
+            host: "127.0.0.1", port: listener.port, on: near, identity: identity("near"),
+            makeDelegate: { Near(connection: $0, bytes: bytes, rounds: rounds, done: done) })
+        let result: Result<[Double], any Error>
+        do {
+            result = .success(try await done.futureResult.get())
+        } catch {
+            result = .failure(error)
+        }
+        connection.close()
+        await listener.close()
+        return try result.get()
+    }
+
+    /// Answers every request with as many bytes.
+    private final class Far: ConnectionDelegate {
+        func received(_ frame: Frame, on connection: Connection) {
+            connection.send(Frame(.expertResults, correlation: frame.correlation, payload: frame.payload))
+        }
+
+        func closed(_ reason: Failure?, on connection: Connection) {}
+    }
+
+    /// Sends a request as soon as the last one's answer is there.
+    private final class Near: ConnectionDelegate {
+        private let payload: ByteBuffer
+        private let rounds: Int
+        private let done: EventLoopPromise<[Double]>
+        private var times: [Double] = []
+        private var start = ContinuousClock.now
+
+        init(connection: Connection, bytes: Int, rounds: Int, done: EventLoopPromise<[Double]>) {
+            payload = ByteBuffer(repeating: 1, count: bytes)
+            self.rounds = rounds
+            self.done = done
+            send(on: connection)
+        }
+
+        private func send(on connection: Connection) {
+            start = ContinuousClock.now
+            connection.send(Frame(.experts, correlation: UInt64(times.count), payload: payload))
+        }
+
+        func received(_ frame: Frame, on connection: Connection) {
+            times.append((ContinuousClock.now - start).microseconds)
+            if times.count < rounds {
+                send(on: connection)
+            } else if times.count == rounds {
+                done.succeed(times)
+            }
+        }
+
+        func closed(_ reason: Failure?, on connection: Connection) {
+            guard times.count < rounds else { return }
+            done.fail(reason ?? Failure(code: "connection_closed", message: "the connection was closed"))
+        }
+    }
+}

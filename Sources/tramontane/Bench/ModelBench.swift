@@ -1,0 +1,207 @@
+import Engine
+import ModelStore
+
+/// What a benchmark of a model is told to measure.
+struct ModelBenchPlan: Equatable {
+    /// Lengths of prompts.
+    var prefill: [Int] = []
+    /// Streams that decode together.
+    var batch: [Int] = []
+    /// Tokens that one stream has before it decodes.
+    var context: [Int] = []
+    /// Steps that are timed.
+    var decode = 16
+    /// Times that each is measured; the median counts.
+    var repeats = 3
+
+    /// Rows of a prompt in one step: what llama.cpp has as its batch by default.
+    static let prefillRows = 512
+
+    /// The longest sequence, in tokens.
+    var longestSequence: Int {
+        max(prefill.max() ?? 0, batch.isEmpty ? 0 : decode + 1, (context.max() ?? -decode - 1) + decode + 1)
+    }
+
+    /// KV pages that the widest of the measurements needs, and at least what one stream's decoding does.
+    var pages: Int {
+        let stream = Self.pages(tokens: decode + 1)
+        return max(Self.pages(tokens: longestSequence), stream * (batch.max() ?? 1))
+    }
+
+    /// The peer's tokens, which miss the control pieces.
+    func token(_ index: Int, of vocabulary: Int) -> Int32 {
+        vocabulary > 3 ? Int32(truncatingIfNeeded: 3 + index * 7919 % (vocabulary - 3)) : 0
+    }
+
+    /// A prompt's tokens, cut into the rows of its steps.
+    func prompt(_ length: Int, of vocabulary: Int) -> [(position: Int, tokens: [Int32])] {
+        stride(from: 0, to: length, by: Self.prefillRows).map { first in
+            (first, (first..<min(first + Self.prefillRows, length)).map { token($0, of: vocabulary) })
+        }
+    }
+
+    static func pages(tokens: Int) -> Int {
+        (tokens + Engine.pageTokens - 1) / Engine.pageTokens
+    }
+}
+
+/// One figure of a model: how fast, and how fast at most.
+struct ModelFigure {
+    /// As the peer's script calls it: `prefill_256`, `decode_batch_16`, `decode_context_4096`.
+    let name: String
+    /// Tokens of one run.
+    let tokens: Int
+    /// The run's steps.
+    let work: [StepWork]
+    /// The median run's.
+    let seconds: Double
+    /// The same through workers, where that was asked for.
+    var clusterSeconds: Double?
+
+    var tokensPerSecond: Double { Double(tokens) / seconds }
+    var secondsPerStep: Double { seconds / Double(max(work.count, 1)) }
+
+    func floorSeconds(_ rates: BenchRates) -> Double {
+        work.reduce(0) {
+            $0
+                + $1.floorSeconds(
+                    bytesPerSecond: rates.readBytes, integersPerSecond: rates.integers, floatsPerSecond: rates.floats)
+        }
+    }
+
+    /// Means over the steps.
+    var bytesPerStep: Int { work.reduce(0) { $0 + $1.bytes } / max(work.count, 1) }
+    var multiplyAddsPerStep: Int {
+        work.reduce(0) { $0 + $1.integerMultiplyAdds + $1.floatMultiplyAdds } / max(work.count, 1)
+    }
+    var expertsPerStep: Double { Double(work.reduce(0) { $0 + $1.experts }) / Double(max(work.count, 1)) }
+
+    /// Whether reading takes longer than computing at the machine's rates.
+    func isBoundByMemory(_ rates: BenchRates) -> Bool {
+        let reading = Double(work.reduce(0) { $0 + $1.bytes }) / rates.readBytes
+        let computing =
+            Double(work.reduce(0) { $0 + $1.integerMultiplyAdds }) / rates.integers
+            + Double(work.reduce(0) { $0 + $1.floatMultiplyAdds }) / rates.floats
+        return reading >= computing
+    }
+}
+
+/// The machine's rates with as many threads as the model was measured with.
+struct BenchRates {
+    /// Bytes a second.
+    var readBytes: Double
+    /// Multiply-adds a second.
+    var integers: Double
+    var floats: Double
+}
+
+/// Drives a model as the peer's script drives llama.cpp: the same tokens at the same positions, one sequence for each stream,
+/// the logits of every row in decode and of the last one in prefill, medians of repeats after a warm-up.
+struct ModelBench {
+    private let runner: LocalRunner
+    private let plan: ModelBenchPlan
+    private let vocabulary: Int
+
+    /// - Parameter runner: of an engine with `plan.pages` pages.
+    init(runner: LocalRunner, plan: ModelBenchPlan) {
+        self.runner = runner
+        self.plan = plan
+        vocabulary = runner.engine.shape.vocabulary
+    }
+
+    /// - Parameter between: called after each figure, and before the first.
+    func run(between: () -> Void) throws -> [ModelFigure] {
+        var figures: [ModelFigure] = []
+        _ = try runner.step(
+            tokens: [plan.token(0, of: vocabulary)], rows: [AttentionRow(position: 0, pages: table(0..<1))],
+            logitRows: [0])
+        between()
+        for length in plan.prefill {
+            figures.append(try prefill(length))
+            between()
+        }
+        for width in plan.batch {
+            let pages = ModelBenchPlan.pages(tokens: plan.decode + 1)
+            figures.append(try decode("decode_batch_\(width)", width: width, from: 0, pagesEach: pages))
+            between()
+        }
+        for length in plan.context {
+            try fill(length)
+            let pages = ModelBenchPlan.pages(tokens: length + plan.decode + 1)
+            figures.append(try decode("decode_context_\(length)", width: 1, from: length, pagesEach: pages))
+            between()
+        }
+        return figures
+    }
+
+    private func prefill(_ length: Int) throws -> ModelFigure {
+        try measure("prefill_\(length)", tokens: length) { time in
+            try time { try prompt(length, logits: true) }
+        }
+    }
+
+    /// A first step at `position` is not timed, as the peer's is not.
+    private func decode(_ name: String, width: Int, from position: Int, pagesEach: Int) throws -> ModelFigure {
+        let all = Array(0..<width)
+        let tables = all.map { table($0 * pagesEach..<($0 + 1) * pagesEach) }
+        func step(_ step: Int) throws -> StepWork {
+            try runner.step(
+                tokens: all.map { plan.token(step * 31 + $0, of: vocabulary) },
+                rows: tables.map { AttentionRow(position: position + step, pages: $0) }, logitRows: all)
+        }
+        return try measure(name, tokens: width * plan.decode) { time in
+            _ = try step(0)
+            try time { try (1...plan.decode).map(step) }
+        }
+    }
+
+    /// Gives one sequence `length` tokens: those of a short prompt, whose pages are then copied to its other pages.
+    private func fill(_ length: Int) throws {
+        let short = min(length, ModelBenchPlan.prefillRows)
+        try prompt(short, logits: false)
+        let filled = short / Engine.pageTokens
+        let pages = ModelBenchPlan.pages(tokens: length)
+        guard filled > 0, filled < pages else { return }
+        try runner.copyPages(from: table(0..<filled), to: table(filled..<pages))
+    }
+
+    /// The tokens of a prompt through the first sequence, some rows at a time.
+    @discardableResult
+    private func prompt(_ length: Int, logits: Bool) throws -> [StepWork] {
+        let pages = table(0..<ModelBenchPlan.pages(tokens: length))
+        return try plan.prompt(length, of: vocabulary).map { part in
+            let rows = part.tokens.indices.map { AttentionRow(position: part.position + $0, pages: pages) }
+            let isLast = part.position + rows.count == length
+            return try runner.step(
+                tokens: part.tokens, rows: rows, logitRows: logits && isLast ? [rows.count - 1] : [])
+        }
+    }
+
+    private func measure(
+        _ name: String, tokens: Int, _ run: (_ time: (() throws -> [StepWork]) throws -> Void) throws -> Void
+    ) throws -> ModelFigure {
+        var seconds: [Double] = []
+        var work: [StepWork] = []
+        for _ in 0..<plan.repeats {
+            try run { steps in
+                let start = ContinuousClock.now
+                work = try steps()
+                seconds.append((ContinuousClock.now - start) / .seconds(1))
+            }
+        }
+        return ModelFigure(name: name, tokens: tokens, work: work, seconds: Median.of(seconds))
+    }
+
+    private func table(_ range: Range<Int>) -> PageTable {
+        range.map { Int32(truncatingIfNeeded: $0) }
+    }
+}
+
+/// The value in the middle; the mean of the two where they are an even number.
+enum Median {
+    static func of(_ values: [Double]) -> Double {
+        let sorted = values.sorted()
+        guard !sorted.isEmpty else { return .nan }
+        return (sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2
+    }
+}

@@ -1,0 +1,194 @@
+import ArgumentParser
+import Engine
+import Foundation
+import JSONText
+import Testing
+
+@testable import tramontane
+
+struct BenchTests {
+    private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
+    private static let demo = root.appending(path: "cluster/demo").path
+
+    /// A directory that goes with the test.
+    private final class Folder {
+        let path = FileManager.default.temporaryDirectory.appending(path: "bench-\(UUID().uuidString)").path
+        deinit { try? FileManager.default.removeItem(atPath: path) }
+    }
+
+    private func parse(_ arguments: String...) throws -> BenchCommand {
+        try BenchCommand.parse(arguments)
+    }
+
+    @Test func aModelsFiguresHaveThePeersNames() throws {
+        let folder = Folder()
+        let command = try parse(
+            "--model", Self.demo, "--cache", folder.path, "--threads", "2", "--prefill", "40", "--batch", "1", "3",
+            "--context", "70", "600", "--decode", "2", "--repeat", "2", "--workers", "2", "--json")
+        let report = try command.report(memoryBytes: 8 << 20)
+        let json = try JSONValue(parsing: report.json)
+        for name in [
+            "prefill_40", "decode_batch_1", "decode_batch_3", "decode_context_70", "decode_context_600",
+        ] {
+            for figure in ["tokens_per_second", "floor_tokens_per_second", "fraction_of_floor"] {
+                let value = try #require(json["\(name)_\(figure)"]?.number, "\(name)_\(figure)")
+                #expect(value > 0)
+            }
+            #expect(["memory", "arithmetic"].contains(json["\(name)_bound"]?.string))
+        }
+        for name in ["prefill_40", "decode_batch_1", "decode_batch_3"] {
+            #expect(json["\(name)_workers_2_tokens_per_second"]?.number ?? 0 > 0)
+            #expect(json["\(name)_workers_2_of_one_process"]?.number ?? 0 > 0)
+        }
+        #expect(json["decode_context_70_workers_2_tokens_per_second"] == nil)
+        #expect(json["threads"]?.integer == 2)
+        #expect(json["instruction_set"]?.string == instructionSetName())
+        #expect(json["read_bytes_per_second"]?.number ?? 0 > 0)
+        // 6 layers of 8 experts, 2 for each row.
+        #expect(json["decode_batch_1_experts_per_step"]?.number == 12)
+        let wide = try #require(json["decode_batch_3_experts_per_step"]?.number)
+        #expect(wide >= 12 && wide <= 36)
+        // The one sequence's keys and values: 2 heads of 32 values, 2 bytes each, keys and values, 6 layers; 530 tokens more.
+        let short = try #require(json["decode_context_70_bytes_per_step"]?.integer)
+        let long = try #require(json["decode_context_600_bytes_per_step"]?.integer)
+        #expect(long - short == 530 * 2 * 32 * 2 * 2 * 6)
+        for line in ["prefill 40", "decode batch 3", "decode context 600"] { #expect(report.table.contains(line)) }
+    }
+
+    @Test func whatIsNotNamedIsThePeersChoice() throws {
+        let plan = try parse("--model", "m").plan
+        #expect(plan == ModelBenchPlan(prefill: [256], batch: [1, 4, 16], context: [], decode: 16, repeats: 3))
+        #expect(try parse("--model", "m", "--batch", "4").plan.prefill.isEmpty)
+        #expect(try parse("--model", "m", "--context", "4096").plan.batch.isEmpty)
+        #expect(try parse("--model", "m", "--batch=1,4 16", "--prefill", "7").plan.batch == [1, 4, 16])
+        #expect(try parse("--model", "m", "--hop").plan.longestSequence == 0)
+        #expect(try parse("--model", "m", "--hop", "--batch", "2").plan.batch == [2])
+    }
+
+    @Test func whatBindsIsTheLonger() {
+        var work = StepWork()
+        work.weightBytes = 300
+        work.integerMultiplyAdds = 100
+        work.floatMultiplyAdds = 10
+        let figure = ModelFigure(name: "decode_batch_1", tokens: 3, work: [work, work, work], seconds: 12)
+        let slowMemory = BenchRates(readBytes: 100, integers: 100, floats: 10)
+        #expect(figure.floorSeconds(slowMemory) == 9 && figure.isBoundByMemory(slowMemory))
+        let fastMemory = BenchRates(readBytes: 1_000, integers: 100, floats: 10)
+        #expect(figure.floorSeconds(fastMemory) == 6 && !figure.isBoundByMemory(fastMemory))
+        #expect(figure.secondsPerStep == 4 && figure.tokensPerSecond == 0.25 && figure.bytesPerStep == 300)
+    }
+
+    @Test func pagesForTheWidestMeasurement() {
+        #expect(ModelBenchPlan(prefill: [256]).pages == 8)
+        #expect(ModelBenchPlan(batch: [1, 16], decode: 31).pages == 16)
+        #expect(ModelBenchPlan(batch: [1, 16], decode: 32).pages == 32)
+        #expect(ModelBenchPlan(context: [4096], decode: 16).pages == 129)
+        #expect(ModelBenchPlan(context: [4096], decode: 16).longestSequence == 4113)
+        #expect(ModelBenchPlan(prefill: [7]).longestSequence == 7)
+    }
+
+    @Test(arguments: [
+        [], ["--json"], ["--batch", "1"], ["--model", "m", "--batch", "0"], ["--model", "m", "--batch", "4", "4"],
+        ["--model", "m", "--prefill", "-1"], ["--model", "m", "--prefill", "1e3"], ["--model", "m", "--prefill", ","],
+        ["--model", "m", "--decode", "0"],
+        ["--model", "m", "--repeat", "0"], ["--model", "m", "--threads", "0"], ["--model", "m", "--isa", "sse9"],
+        ["--cpu", "--prefill", "256"], ["--cpu", "--workers", "2"], ["--model", "m", "--workers", "0"],
+        ["--model", "m", "--compute", "cuda"],
+    ])
+    func argumentsThatAreWrong(arguments: [String]) {
+        let error = #expect(throws: (any Error).self) { try BenchCommand.parse(arguments) }
+        #expect(error.map { BenchCommand.exitCode(for: $0) } == .validationFailure)
+    }
+
+    @Test func sequencesThatDoNotFitTheContext() throws {
+        let folder = Folder()
+        let command = try parse("--model", Self.demo, "--cache", folder.path, "--context", "2048")
+        let error = #expect(throws: CommandError.self) { try command.report(memoryBytes: 1 << 20) }
+        #expect(error?.status == 64)
+        #expect(error?.message.contains("2065") == true && error?.message.contains("2048") == true)
+    }
+
+    @Test func theMachine() throws {
+        let report = try parse("--cpu", "--threads", "2", "--repeat", "1").report(memoryBytes: 1 << 20)
+        let machine = try #require(JSONValue(parsing: report.json)["machine"])
+        #expect(machine["read_bytes_per_second"]?.number ?? 0 > 0)
+        let sets = try #require(machine["instruction_sets"]?.array)
+        #expect(sets.compactMap { $0["name"]?.string } == InstructionSet.all.map(\.name))
+        for (set, known) in zip(sets, InstructionSet.all) {
+            #expect(set["available"]?.boolean == known.isAvailable)
+            #expect((set["int8_multiply_adds_per_second"]?.number ?? 0 > 0) == known.isAvailable)
+        }
+        #expect(report.table.contains(instructionSetName()))
+    }
+
+    @Test func theHop() throws {
+        let folder = Folder()
+        let command = try parse(
+            "--hop", "--model", Self.demo, "--cache", folder.path, "--threads", "1", "--decode", "2", "--repeat", "1")
+        let report = try command.report(memoryBytes: 1 << 20)
+        #expect(report.model == nil)
+        let json = try #require(JSONValue(parsing: report.json)["hop"])
+        // Whether it adds or takes away depends on the machine's mood at two steps of so small a model.
+        #expect(json["remote_expert_adds_microseconds"]?.number != nil)
+        #expect(json["bytes_each_way"]?.integer == 26_000)
+        for name in ["raw_sockets_microseconds", "data_plane_frames_microseconds", "frames_over_raw"] {
+            #expect(json[name]?.number ?? 0 > 0)
+        }
+    }
+
+    @Test func anImport() throws {
+        let report = try parse("--import", Self.demo).report(memoryBytes: 1 << 20)
+        let json = try #require(JSONValue(parsing: report.json)["import"])
+        // The demo's weights, 16 bits each.
+        #expect(json["bytes"]?.integer ?? 0 > 20_000_000)
+        for name in ["import", "disk_read", "disk_write"] {
+            #expect(json["\(name)_bytes_per_second"]?.number ?? 0 > 0)
+        }
+        #expect(throws: CommandError.self) { try ImportBench(source: "/nowhere/at/all") }
+    }
+
+    @Test func instructionSets() throws {
+        try InstructionSet.choose(environment: [:])
+        try InstructionSet.choose(environment: ["TRAMONTANE_ISA": ""])
+        let error = #expect(throws: CommandError.self) {
+            try InstructionSet.choose(environment: ["TRAMONTANE_ISA": "sse9"])
+        }
+        #expect(error?.status == 64)
+        #expect(error?.message.contains("portable") == true)
+        // What computes already stays as it is, and may be asked for again.
+        try InstructionSet.choose(environment: ["TRAMONTANE_ISA": InstructionSet.current.name])
+        for other in InstructionSet.all where other != .current {
+            #expect(throws: CommandError.self) { try InstructionSet.choose(other, from: "--isa") }
+        }
+    }
+
+    @Test func medians() {
+        #expect(Median.of([3, 1, 2]) == 2)
+        #expect(Median.of([4, 1, 2, 3]) == 2.5)
+        #expect(Median.of([]).isNaN)
+    }
+
+    @Test func figuresForPeople() {
+        #expect(Figure.fixed(1.25, 1) == "1.3")
+        #expect(Figure.fixed(0.04, 2) == "0.04")
+        #expect(Figure.fixed(-0.04, 1) == "0.0")
+        #expect(Figure.fixed(-2.5, 0) == "-3")
+        #expect(Figure.fixed(.infinity, 1) == "-")
+        #expect(Figure.giga(23_456_000_000) == "23.5")
+    }
+}
+
+extension JSONValue {
+    fileprivate var number: Double? {
+        switch self {
+        case .integer(let digits): Double(digits)
+        case .double(let value): value
+        default: nil
+        }
+    }
+
+    fileprivate var boolean: Bool? {
+        if case .bool(let value) = self { value } else { nil }
+    }
+}

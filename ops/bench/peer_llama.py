@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Measures llama.cpp on a GGUF file the way `tramontane bench` measures Tramontane, under the same names.
+
+Tokens, positions and sequences are the same on both sides: token i is 3 + 7919 i mod (vocabulary - 3), a stream is a
+sequence of its own, decode computes the logits of every row and prefill those of the last one. A first decode warms up;
+each figure is the median of its repeats. Prints one JSON object.
+
+  peer_llama.py model.gguf --threads 2 --prefill 256 --batch 1 4 16 --decode 16 --repeat 3
+
+Needs PyPI's llama-cpp-python, which is compiled for the processor it is installed on (compare.sh sees to it).
+"""
+
+import argparse
+import ctypes
+import json
+import statistics
+import time
+
+import llama_cpp
+
+# Rows of a prompt in one step, as in Sources/tramontane/Bench/ModelBench.swift.
+PREFILL_ROWS = 512
+
+
+class Peer:
+    def __init__(self, path, threads, tokens, streams):
+        # llama.cpp keeps the pointer, so the callback must live as long as the process.
+        self.silence = llama_cpp.llama_log_callback(lambda *_: None)
+        llama_cpp.llama_log_set(self.silence, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), parameters)
+        if not self.model:
+            raise SystemExit(f"{path}: llama.cpp cannot load it")
+        settings = llama_cpp.llama_context_default_params()
+        settings.n_ctx = tokens
+        settings.n_batch = settings.n_ubatch = PREFILL_ROWS
+        settings.n_seq_max = streams
+        settings.kv_unified = True
+        settings.n_threads = settings.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, settings)
+        if not self.context:
+            raise SystemExit(f"{path}: llama.cpp has no memory for {tokens} tokens")
+        self.memory = llama_cpp.llama_get_memory(self.context)
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+
+    def token(self, index):
+        return 3 + index * 7919 % (self.vocabulary - 3)
+
+    def forget(self):
+        llama_cpp.llama_memory_clear(self.memory, True)
+
+    def step(self, rows, logits):
+        """One step of (token, position, sequence) rows, with the logits of the rows whose indices are in `logits`."""
+        batch = llama_cpp.llama_batch_init(len(rows), 0, 1)
+        batch.n_tokens = len(rows)
+        for index, (token, position, sequence) in enumerate(rows):
+            batch.token[index] = token
+            batch.pos[index] = position
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = sequence
+            batch.logits[index] = index in logits
+        status = llama_cpp.llama_decode(self.context, batch)
+        llama_cpp.llama_synchronize(self.context)
+        llama_cpp.llama_batch_free(batch)
+        if status != 0:
+            raise SystemExit(f"llama_decode failed with {status}")
+
+    def prefill(self, length):
+        """Seconds for a prompt."""
+        self.forget()
+        start = time.perf_counter()
+        for first in range(0, length, PREFILL_ROWS):
+            part = range(first, min(first + PREFILL_ROWS, length))
+            last = {len(part) - 1} if part.stop == length else set()
+            self.step([(self.token(index), index, 0) for index in part], last)
+        return time.perf_counter() - start
+
+    def decode(self, streams, steps):
+        """Seconds for so many steps of all streams; the first position is not counted."""
+        self.forget()
+        everyone = set(range(streams))
+
+        def step(position):
+            self.step([(self.token(position * 31 + stream), position, stream) for stream in range(streams)], everyone)
+
+        step(0)
+        start = time.perf_counter()
+        for position in range(1, steps + 1):
+            step(position)
+        return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a GGUF file")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prefill", type=int, nargs="*", default=[256], help="lengths of prompts")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 16], help="streams that decode together")
+    parser.add_argument("--decode", type=int, default=16, help="decode steps that are timed")
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+
+    streams = max(options.batch + [1])
+    tokens = max(options.prefill + [0]) + streams * (options.decode + 8) + 64
+    peer = Peer(options.model, options.threads, tokens, streams)
+    peer.step([(peer.token(0), 0, 0)], {0})
+
+    result = {
+        "peer": "llama.cpp",
+        "version": llama_cpp.__version__,
+        "threads": options.threads,
+        "model": options.model,
+    }
+    for length in options.prefill:
+        seconds = statistics.median(peer.prefill(length) for _ in range(options.repeat))
+        result[f"prefill_{length}_tokens_per_second"] = round(length / seconds, 2)
+    for width in options.batch:
+        seconds = statistics.median(peer.decode(width, options.decode) for _ in range(options.repeat))
+        result[f"decode_batch_{width}_tokens_per_second"] = round(width * options.decode / seconds, 2)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ struct HopBench {
     /// What a layer takes longer when its experts are on another worker; where a model was named.
     var remoteExpertMicroseconds: Double?
 
-    init(trips: Int = 5_000) throws {
+    init(trips: Int) throws {
         self.trips = trips
         rawMicroseconds = try RawEcho.median(bytes: Self.bytes, trips: trips, warmUp: Self.warmUp)
         frameMicroseconds = try Background.wait {

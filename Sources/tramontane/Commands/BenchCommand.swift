@@ -135,7 +135,7 @@ struct BenchCommand: Command {
             report.model = try measure(found, plan, threads: threads, memoryBytes: memoryBytes)
         }
         if hop {
-            var hop = try HopBench()
+            var hop = try HopBench(trips: 2_000 * repeats)
             hop.remoteExpertMicroseconds = try found.map {
                 try ClusterBench.remoteExpertMicroseconds(
                     model: $0, plan: plan, threads: max(threads / 2, 1), compute: compute)

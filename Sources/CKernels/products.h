@@ -16,11 +16,8 @@ enum {
 };
 
 TK_INLINE void fetch_ahead(const uint8_t *p, size_t bytes) {
-#ifdef NOAHEAD
-    return;
-#endif
     for (size_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(p + TK_AHEAD + i);
+        __builtin_prefetch(p + TK_AHEAD + i, 0, 2);
     }
 }
 
@@ -110,6 +107,8 @@ TK_FLOAT_CORE(core_bf16, vf_load_bf16, 2)
 typedef struct {
     const uint8_t *quants;         // direct: as in the panel; shared: groups of 64 bytes in order of k
     const uint8_t *high;           // direct q5_K, q6_K: qh
+    const uint8_t *block;          // the weights in the panel, for asking memory ahead in small portions
+    size_t block_bytes;
     const uint8_t *rows;           // the first row's int8 values, from the unit's first k on
     const uint8_t *scales, *sums;  // the first row's, from the unit's first block on
     size_t stride;                 // bytes from row to row
@@ -207,6 +206,9 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
             const int8_t *a = (const int8_t *)unit->rows + offset + b * 32;
             vi isum[TK_TILE];
+            if (first_row == 0 && h == 0) {
+                fetch_ahead(w, TK_Q8_0_GROUPS);
+            }
             TK_UNROLL
             for (int r = 0; r < R; ++r) {
                 isum[r] = vw_start(unit->sums + offset + r * stride + b * TK_SUMS_A8_32);
@@ -238,6 +240,9 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
             const int8_t *a = (const int8_t *)unit->rows + offset + b * 32;
             va sum[TK_TILE];
             vi isum[TK_TILE];
+            if (first_row == 0 && h == 0) {
+                fetch_ahead(w, TK_Q4_0_GROUPS);
+            }
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
@@ -273,7 +278,6 @@ TK_TILES(tile_q4_0)
             for (size_t p = 0; p < panels; ++p) {                                                                      \
                 const uint8_t *d = panel + p * panel_bytes + b * 32;                                                   \
                 unit.quants = panel + p * panel_bytes + groups + b * bytes;                                            \
-                fetch_ahead(unit.quants, unit.blocks * bytes);                                                         \
                 for (size_t i = 0; i < unit.blocks; ++i) {                                                             \
                     TK_UNROLL                                                                                          \
                     for (int h = 0; h < TK_H; ++h) {                                                                   \
@@ -343,6 +347,14 @@ TK_INLINE void add_k_block(
     }
 }
 
+// A quarter of a super-block, as one vector of rows goes over the one before: many requests at once would have to wait.
+TK_INLINE void fetch_quarter(const tk_unit *unit, int h, int quarter) {
+    if (h == 0) {
+        const size_t bytes = (unit->block_bytes / 4 + 63) / 64 * 64;
+        fetch_ahead(unit->block + quarter * bytes, bytes);
+    }
+}
+
 // Both halves of each weight byte at once need 3 * R sums; where registers do not hold them, one half after the other.
 TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R > 3; }
 
@@ -354,6 +366,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
         vi isum[TK_TILE];
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, a += 64) {
+            fetch_quarter(unit, h, c);
             TK_UNROLL
             for (int v0 = 0; v0 < 8; v0 += TK_DOTS_4BIT) {
                 va low[TK_TILE], high[TK_TILE];
@@ -388,6 +401,7 @@ TK_TILES(direct_q4_K)
     each(3, vb_right(top, 2, 16), vb_right(top, 3, 16))
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
+    fetch_quarter(unit, h, c);                                                                                         \
     TK_UNROLL                                                                                                          \
     for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
         va low_sums[TK_TILE], high_sums[TK_TILE];                                                                      \
@@ -426,6 +440,9 @@ TK_INLINE void shared_k(
         vi isum[TK_TILE];
         clear(R, isum);
         for (int j = 0; j < 8; ++j, w += 512, a += 32) {
+            if (first_row == 0 && j % 2 == 0) {
+                fetch_quarter(unit, h, j / 2);
+            }
             TK_UNROLL
             for (int g0 = 0; g0 < 8; g0 += dots) {
                 va sums[TK_TILE];
@@ -502,7 +519,8 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(
 TK_INLINE void open_q4_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + b * TK_Q4_K_BYTES;
     (void)columns;
-    fetch_ahead(block, TK_Q4_K_BYTES);
+    unit->block = block;
+    unit->block_bytes = TK_Q4_K_BYTES;
     unpack_header(block, unit);
     unit->quants = block + TK_K_HEADER;
 }
@@ -511,7 +529,8 @@ TK_K_CORE(core_q4_K, open_q4_K, q4_K)
 TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + b * TK_Q5_K_BYTES;
     (void)columns;
-    fetch_ahead(block, TK_Q5_K_BYTES);
+    unit->block = block;
+    unit->block_bytes = TK_Q5_K_BYTES;
     unpack_header(block, unit);
     unit->quants = block + TK_Q5_K_LOW;
     unit->high = block + TK_Q5_K_HIGH;
@@ -539,6 +558,9 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const uint8_t
 // Half n of a super-block has four quarters of 32 values: their low bits lie in the low nibbles of ql[0...31] and
 // ql[32...63], then in the high nibbles of the same; their high bits are the four bit pairs of qh[0...31].
 #define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
+    if (quarter == 0) {                                                                                                \
+        fetch_quarter(unit, h, 2 * n + s);                                                                             \
+    }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
         va sums[TK_TILE];                                                                                              \
@@ -586,6 +608,9 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         vi isum[TK_TILE];
         start_q6_K(R, unit, h, unit->sums + offset, isum);
         for (int s = 0; s < 16; ++s, w += 256, a += 16) {
+            if (first_row == 0 && s % 4 == 0) {
+                fetch_quarter(unit, h, s / 4);
+            }
             TK_UNROLL
             for (int g0 = 0; g0 < 4; g0 += TK_DOTS_6BIT) {
                 va sums[TK_TILE];
@@ -622,7 +647,8 @@ TK_INLINE void unpack_q6_K(const tk_unit *unit, uint8_t *quants) {
 TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + tk_scale_section(columns / 256) + b * TK_Q6_K_BYTES;
     const int8_t *sc = (const int8_t *)block;
-    fetch_ahead(block, TK_Q6_K_BYTES);
+    unit->block = block;
+    unit->block_bytes = TK_Q6_K_BYTES;
     TK_UNROLL
     for (int h = 0; h < TK_H; ++h) {
         unit->d[0][h] = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);

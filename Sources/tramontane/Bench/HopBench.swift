@@ -67,7 +67,13 @@ private enum RawEcho {
         let (near, far) = try connectedPair()
         defer { close(near) }
         let rounds = warmUp + trips
-        let partner = Thread { echo(far, bytes: bytes, rounds: rounds) }
+        let partner: Thread
+        do {
+            partner = try Thread { echo(far, bytes: bytes, rounds: rounds) }
+        } catch {
+            close(far)
+            throw error
+        }
         defer { partner.join() }
         // Closed before the other thread is waited for, so that it ends whatever has happened here.
         defer { shutdown(near, Int32(SHUT_RDWR)) }
@@ -145,7 +151,7 @@ private enum RawEcho {
     private final class Thread {
         private var handle = pthread_t()
 
-        init(_ body: @escaping @Sendable () -> Void) {
+        init(_ body: @escaping @Sendable () -> Void) throws {
             let argument = Unmanaged.passRetained(Body(body))
             let status = pthread_create(
                 &handle, nil,
@@ -154,7 +160,10 @@ private enum RawEcho {
                     Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run()
                     return nil
                 }, argument.toOpaque())
-            precondition(status == 0, "a benchmark's second thread")
+            guard status == 0 else {
+                argument.release()
+                throw CommandError.failure("the system starts no thread: \(String(cString: strerror(status)))")
+            }
         }
 
         func join() { pthread_join(handle, nil) }

@@ -68,15 +68,20 @@ final class LocalCluster: Sendable {
         }
         var registered: [String: ProtoRegister] = [:]
         var control: [String: Connection] = [:]
+        var failure: Failure?
         for await event in events {
             switch event {
             case .registered(let register, let connection):
                 registered[register.name] = register
                 control[register.name] = connection
-            case .failed(let failure): throw failure
+            case .failed(let reason): failure = reason
             case .ready: continue
             }
-            if registered.count == workers { break }
+            if registered.count == workers || failure != nil { break }
+        }
+        if let failure {
+            try await Self.stop(tasks, listener, group)
+            throw failure
         }
         self.daemons = daemons
         self.listener = listener
@@ -101,20 +106,28 @@ final class LocalCluster: Sendable {
         }.get()
         var connections: [Connection] = []
         defer { for connection in connections { connection.close() } }
-        for home in homes {
-            let address = try Address(parsing: registered[Self.name(home)]?.dataAddress ?? "")
-            let configuration = daemons[home].configuration
-            let identity = LocalIdentity(
-                role: .coordinatorData, name: "bench", incarnation: 1,
-                numericsVersion: configuration.numericsVersion, manifestDigest: configuration.manifest.digest)
-            connections.append(
-                try await Connector.connect(
-                    host: address.host, port: address.port, on: eventLoop, identity: identity,
-                    makeDelegate: { _ in driver.value }))
+        do {
+            for home in homes { connections.append(try await dial(home, on: eventLoop, driver)) }
+            let lanes = connections
+            eventLoop.execute { driver.value.start(lanes) }
+        } catch {
+            done.fail(error)
         }
-        let lanes = connections
-        eventLoop.execute { driver.value.start(lanes) }
         return try await done.futureResult.get()
+    }
+
+    /// A coordinator's data connection to a worker.
+    private func dial(
+        _ worker: Int, on eventLoop: any EventLoop, _ driver: NIOLoopBound<StepDriver>
+    ) async throws -> Connection {
+        let address = try Address(parsing: registered[Self.name(worker)]?.dataAddress ?? "")
+        let configuration = daemons[worker].configuration
+        let identity = LocalIdentity(
+            role: .coordinatorData, name: "bench", incarnation: 1, numericsVersion: configuration.numericsVersion,
+            manifestDigest: configuration.manifest.digest)
+        return try await Connector.connect(
+            host: address.host, port: address.port, on: eventLoop, identity: identity,
+            makeDelegate: { _ in driver.value })
     }
 
     private static let epoch: UInt64 = 1
@@ -156,6 +169,12 @@ final class LocalCluster: Sendable {
 
     /// Ends the workers.
     func stop() async throws {
+        try await Self.stop(tasks, listener, group)
+    }
+
+    private static func stop(
+        _ tasks: [Task<Void, any Error>], _ listener: Listener, _ group: MultiThreadedEventLoopGroup
+    ) async throws {
         for task in tasks { task.cancel() }
         for task in tasks { _ = await task.result }
         await listener.close()

@@ -83,11 +83,4 @@ import Testing
         #expect(error?.code == "not_finite")
         #expect(error?.field == "output.weight, row 0, column 0")
     }
-
-    @Test func aBlockOfTheSmallestNumbersBecomesZeros() {
-        var target = [UInt8](repeating: 1, count: 34)
-        let row = [Float](repeating: .leastNonzeroMagnitude, count: 32)
-        #expect(target.withUnsafeMutableBytes { Quantiser.q8_0(row, into: $0) } == nil)
-        #expect(target == [UInt8](repeating: 0, count: 34))
-    }
 }

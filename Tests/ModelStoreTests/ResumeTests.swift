@@ -90,8 +90,8 @@ import Testing
         }
         #expect(name?.field == "name")
         let format = #expect(throws: ModelError.self) {
-            _ = try Importer.run(source: source, store: store, quantize: .q4_K)
+            _ = try Importer.run(source: source, store: store, quantize: .q5_K)
         }
-        #expect(format?.limit == "q8_0")
+        #expect(format?.limit == "q8_0, q4_K")
     }
 }

@@ -4,13 +4,14 @@ import Foundation
 /// Writes a blob whose name is known only at the end: into a temporary file, hashed on the way, synced, renamed.
 ///
 /// A kill before the renaming leaves a temporary file, which the next import removes; a kill after it leaves a whole
-/// blob.
-struct BlobWriter: ~Copyable {
+/// blob. The renaming is lasting when the directory is synced (``Store/syncDirectory(_:)``), once for all blobs.
+///
+/// `@unchecked Sendable`: several threads use it, but one after the other, as ``ImportSchedule`` hands out its blob.
+final class BlobWriter: @unchecked Sendable {
     private let store: Store
     private let temporary: String
     private let descriptor: CInt
     private var hasher = SHA256()
-    private(set) var bytes = 0
 
     init(store: Store) throws {
         self.store = store
@@ -23,30 +24,25 @@ struct BlobWriter: ~Copyable {
     }
 
     deinit {
+        guard descriptor >= 0 else { return }
         close(descriptor)
         // After `finish` the file has its new name and this does nothing.
         unlink(temporary)
     }
 
-    mutating func append(_ buffer: UnsafeRawBufferPointer) throws {
+    func append(_ buffer: UnsafeRawBufferPointer) throws {
         hasher.update(bufferPointer: buffer)
         try Store.write(buffer, to: descriptor, path: temporary)
-        bytes += buffer.count
     }
 
-    /// Zeros up to the offset, less than 64 bytes away.
-    mutating func pad(to offset: Int) throws {
-        guard offset > bytes else { return }
-        try [UInt8](repeating: 0, count: offset - bytes).withUnsafeBytes { try append($0) }
-    }
-
+    /// The last call.
+    ///
     /// - Returns: the blob's name, under which it is now in the store.
-    consuming func finish() throws -> String {
+    func finish() throws -> String {
         let name = Store.hexadecimal(hasher.finalize())
         guard fsync(descriptor) == 0 else { throw Store.failure(temporary, errno) }
         let target = "\(store.directory)/blobs/\(name)"
         guard rename(temporary, target) == 0 else { throw Store.failure(target, errno) }
-        try Store.syncDirectory("\(store.directory)/blobs")
         return name
     }
 }

@@ -4,24 +4,28 @@ import Foundation
 /// repeated writes nothing. One line for each blob: its part of the model, its name, its size.
 ///
 /// The file belongs to one state of the source and one way to import it (``SourceFiles/key(quantize:)``). A line is
-/// written after its blob is in the store for good; one that was cut short is not believed.
-final class ImportJournal {
+/// written after its blob; one that was cut short, or whose blob is not there, is not believed. So nothing needs to be
+/// synced: a line that is lost costs the writing of its blob.
+final class ImportJournal: Sendable {
     private let path: String
     private let descriptor: CInt
-    private var finished: [String: (sha256: String, bytes: Int)] = [:]
+    /// When the import began.
+    private let finished: [String: (sha256: String, bytes: Int)]
 
     /// The caller holds the store's lock.
     init(store: Store, key: String) throws {
         path = "\(store.directory)/journal/\(key)"
-        descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0o644)
-        guard descriptor >= 0 else { throw Store.failure(path, errno) }
+        var finished: [String: (sha256: String, bytes: Int)] = [:]
         // A line has 100 bytes, and the largest models 65,535 layers in theory, 10,000 blobs in practice.
-        let bytes = try SourceFile.contents(of: path, limit: 256 << 20)
+        let bytes = SourceFiles.exists(path) ? try SourceFile.contents(of: path, limit: 256 << 20) : []
         for line in bytes.split(separator: UInt8(ascii: "\n")) {
             let words = String(decoding: line, as: UTF8.self).split(separator: " ")
             guard words.count == 3, let size = Int(words[2]), Store.isBlobName(words[1]) else { continue }
             finished[String(words[0])] = (String(words[1]), size)
         }
+        self.finished = finished
+        descriptor = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw Store.failure(path, errno) }
         // What follows a line that was cut short begins on a line of its own.
         if let last = bytes.last, last != UInt8(ascii: "\n") { try append("\n") }
     }
@@ -34,14 +38,13 @@ final class ImportJournal {
         return store.hasBlob(entry.sha256, bytes: bytes) ? entry.sha256 : nil
     }
 
+    /// May be called by several threads: the file is open for appending.
     func record(_ part: String, sha256: String, bytes: Int) throws {
         try append("\(part) \(sha256) \(bytes)\n")
-        finished[part] = (sha256, bytes)
     }
 
     private func append(_ text: String) throws {
         try Array(text.utf8).withUnsafeBytes { try Store.write($0, to: descriptor, path: path) }
-        guard fsync(descriptor) == 0 else { throw Store.failure(path, errno) }
     }
 }
 

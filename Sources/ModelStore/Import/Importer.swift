@@ -2,16 +2,7 @@ import Foundation
 
 /// Reads a model of somebody else's format and writes it into a store, laid out as the kernels read it.
 package struct Importer {
-    /// A blob to be written.
-    private struct Job {
-        /// Its place in the manifest: `layers.3.experts.5`.
-        var part: String
-        var sources: [SourceTensor]
-        /// Without its name.
-        var blob: BlobReference
-    }
-
-    private let model: SourceModel
+    private let model: ImportModel
     private let store: Store
     private let quantize: TensorFormat?
 
@@ -22,21 +13,40 @@ package struct Importer {
     ///
     /// - Parameters:
     ///   - name: the model's name; nil takes the file's or directory's.
-    ///   - quantize: `q8_0`, or nil to keep the weights as they are. Quantises all matrices (embedding and head too)
-    ///     that are not quantised already, except the router.
-    ///   - progress: told after every few megabytes; bytes are the source's.
+    ///   - quantize: one of ``quantizations``, or nil to keep the weights as they are. Quantises all matrices (embedding
+    ///     and head too) that are not quantised already, except the router.
+    ///   - progress: told after every megabyte or so; bytes are the source's.
+    ///   - notice: told what the user should know of the result, a sentence each.
     /// - Returns: the manifest's path.
     /// - Throws: ``ModelError``.
     package static func run(
         source: String, store: Store, name: String? = nil, quantize: TensorFormat? = nil,
+        progress: (ImportProgress) -> Void = { _ in }, notice: (String) -> Void = { _ in }
+    ) throws -> String {
+        try check(name: name)
+        let files = try SourceFiles(path: source)
+        return try run(
+            key: files.key(quantize: quantize), store: store, name: name, manifest: nil, quantize: quantize,
+            notice: notice, progress: progress
+        ) {
+            ImportModel(try SourceModel.load(files))
+        }
+    }
+
+    /// Writes a model of random weights. The same model gives the same blobs, on any machine.
+    ///
+    /// - Parameters: as in ``run(source:store:name:quantize:progress:notice:)``.
+    package static func run(
+        synthetic model: SyntheticModel, store: Store, name: String? = nil,
         progress: (ImportProgress) -> Void = { _ in }
     ) throws -> String {
-        if let name, !Store.isValidName(name) {
-            throw ModelError(
-                .argumentInvalid, "not a possible name", field: "name", found: name, limit: Store.nameRule)
+        try check(name: name)
+        return try run(
+            key: model.key, store: store, name: name, manifest: nil, quantize: nil, notice: { _ in },
+            progress: progress
+        ) {
+            try model.importModel()
         }
-        let files = try SourceFiles(path: source)
-        return try run(files, store: store, name: name, manifest: nil, quantize: quantize, progress: progress)
     }
 
     /// Imports for the cache: under a name that is the source's key. Returns at once when that manifest is there with
@@ -45,7 +55,11 @@ package struct Importer {
         let key = files.key(quantize: nil)
         let path = store.manifestPath(name: key)
         if isComplete(path, in: store) { return path }
-        return try run(files, store: store, name: nil, manifest: key, quantize: nil, progress: progress)
+        return try run(
+            key: key, store: store, name: nil, manifest: key, quantize: nil, notice: { _ in }, progress: progress
+        ) {
+            ImportModel(try SourceModel.load(files))
+        }
     }
 
     private static func isComplete(_ path: String, in store: Store) -> Bool {
@@ -53,14 +67,19 @@ package struct Importer {
         return manifest.uniqueBlobs.allSatisfy { store.hasBlob($0.sha256, bytes: $0.bytes) }
     }
 
+    private static func check(name: String?) throws {
+        guard let name, !Store.isValidName(name) else { return }
+        throw ModelError(.argumentInvalid, "not a possible name", field: "name", found: name, limit: Store.nameRule)
+    }
+
     private static func run(
-        _ files: SourceFiles, store: Store, name: String?, manifest: String?, quantize: TensorFormat?,
-        progress: (ImportProgress) -> Void
+        key: String, store: Store, name: String?, manifest: String?, quantize: TensorFormat?,
+        notice: (String) -> Void, progress: (ImportProgress) -> Void, model: () throws -> ImportModel
     ) throws -> String {
-        guard quantize == nil || quantize == .q8_0 else {
+        if let quantize, !quantizations.contains(quantize) {
             throw ModelError(
                 .argumentInvalid, "not a format that weights are quantised to", field: "quantize",
-                found: quantize?.rawValue, limit: "q8_0")
+                found: quantize.rawValue, limit: quantizations.map(\.rawValue).joined(separator: ", "))
         }
         try store.prepare()
         return try store.locked {
@@ -68,13 +87,16 @@ package struct Importer {
                 return store.manifestPath(name: manifest)
             }
             try store.removeRests()
-            let importer = Importer(model: try SourceModel.load(files), store: store, quantize: quantize)
-            let journal = try ImportJournal(store: store, key: files.key(quantize: quantize))
+            let importer = Importer(model: try model(), store: store, quantize: quantize)
+            let journal = try ImportJournal(store: store, key: key)
             let modelName = name ?? Store.name(from: importer.model.name)
+            importer.tellFallbacks(notice)
             let result = try importer.writeBlobs(name: modelName, journal: journal, progress: progress)
             let path = store.manifestPath(name: manifest ?? modelName)
             // Nothing that a reader would refuse is ever written.
             try result.validate(file: path)
+            // The blobs' names are lasting before the manifest is there.
+            try Store.syncDirectory("\(store.directory)/blobs")
             try store.writeAtomically(try result.canonicalBytes, to: path, directory: "manifests")
             return path
         }
@@ -82,14 +104,44 @@ package struct Importer {
 
     // MARK: Planning
 
-    private func job(_ part: String, _ plans: [TensorPlan], _ sources: [SourceTensor]) throws -> Job {
+    /// What plain weights can be quantised to.
+    package static let quantizations: [TensorFormat] = [.q8_0, .q4_K]
+
+    private func format(_ plan: TensorPlan, _ source: any RowSource) -> TensorFormat {
+        if let format = plan.format { return format }
+        guard let quantize, source.format.isPlain else { return source.format }
+        return isFallback(plan, source) ? .q8_0 : quantize
+    }
+
+    /// Whether rows are no whole blocks of q4_K; then they become q8_0.
+    private func isFallback(_ plan: TensorPlan, _ source: any RowSource) -> Bool {
+        plan.format == nil && source.format.isPlain && quantize == .q4_K
+            && !plan.columns.isMultiple(of: TensorFormat.q4_K.blockSize)
+    }
+
+    private func tellFallbacks(_ notice: (String) -> Void) {
+        let shape = model.shape
+        var pairs: [(TensorPlan, any RowSource)] = [(shape.embeddingPlan[0], model.embedding)]
+        if let layer = model.layers.first {
+            pairs += zip(shape.densePlan, layer.dense)
+            if let expert = layer.experts.first { pairs += zip(shape.expertPlan, expert) }
+        }
+        pairs += zip(shape.headPlan, model.head)
+        let names = pairs.filter { isFallback($0, $1) }.map(\.0.name)
+        guard !names.isEmpty else { return }
+        notice(
+            "quantised to q8_0 instead of q4_K, since their rows are not whole blocks of 256: "
+                + names.joined(separator: ", "))
+    }
+
+    private func job(_ part: String, _ plans: [TensorPlan], _ sources: [any RowSource]) throws -> ImportJob {
         var offset = 0
         var tensors: [TensorEntry] = []
         for (plan, source) in zip(plans, sources) {
-            let format = plan.format ?? (source.format.isPlain ? quantize ?? source.format : source.format)
+            let format = format(plan, source)
             guard plan.columns % format.blockSize == 0 else {
                 throw ModelError(
-                    .shapeInvalid, "rows that are not whole blocks of \(format.rawValue)", file: source.file.path,
+                    .shapeInvalid, "rows that are not whole blocks of \(format.rawValue)", file: source.path,
                     field: source.name, found: "\(plan.columns) columns", limit: "a multiple of \(format.blockSize)")
             }
             let bytes = format.matrixBytes(rows: plan.rows, columns: plan.columns, panels: plan.panels)
@@ -100,11 +152,12 @@ package struct Importer {
             offset = (offset + bytes + 63) & ~63
         }
         // The end is padded too, so that a kernel may load whole vectors up to it.
-        return Job(part: part, sources: sources, blob: BlobReference(sha256: "", bytes: offset, tensors: tensors))
+        return ImportJob(
+            part: part, sources: sources, blob: BlobReference(sha256: "", bytes: offset, tensors: tensors))
     }
 
     /// All blobs but the tokenizer: embedding, then layer by layer the dense part and the experts, then the head.
-    private func jobs() throws -> [Job] {
+    private func jobs() throws -> [ImportJob] {
         let shape = model.shape
         var jobs = [try job("embedding", shape.embeddingPlan, [model.embedding])]
         for (index, layer) in model.layers.enumerated() {
@@ -123,31 +176,30 @@ package struct Importer {
         name: String, journal: ImportJournal, progress: (ImportProgress) -> Void
     ) throws -> Manifest {
         let jobs = try jobs()
-        var state = ImportProgress(
-            items: jobs.count + 1,
-            bytes: jobs.reduce(0) { sum, job in job.sources.reduce(sum) { $0 + $1.rows * $1.rowBytes } })
-        var blobs: [BlobReference] = []
-        for job in jobs {
-            state.item = job.part
-            progress(state)
-            let sourceBytes = job.sources.reduce(0) { $0 + $1.rows * $1.rowBytes }
-            let begin = state.bytesDone
-            blobs.append(
-                try write(job, journal: journal) { read in
-                    state.bytesDone += read
-                    progress(state)
-                })
-            state.bytesDone = begin + sourceBytes
-            state.itemsDone += 1
-        }
-        state.item = "tokenizer"
         let tokenizer = try writeTokenizer(journal: journal)
-        state.itemsDone += 1
-        progress(state)
+        var blobs = jobs.map(\.blob)
+        var state = ImportProgress(
+            items: jobs.count + 1, bytes: jobs.reduce(0) { $0 + $1.sourceBytes })
+        state.itemsDone = 1
+        var missing: [Int] = []
+        for (index, job) in jobs.enumerated() {
+            if let sha256 = journal.blob(job.part, bytes: job.blob.bytes, in: store) {
+                blobs[index].sha256 = sha256
+                state.itemsDone += 1
+                state.bytesDone += job.sourceBytes
+            } else {
+                missing.append(index)
+            }
+        }
+        let writing = ImportWriting(jobs: missing.map { jobs[$0] }, store: store, journal: journal)
+        if let error = Crew.run(writing.schedule, progress: state, worker: writing.worker, report: progress) {
+            throw error
+        }
+        for (index, sha256) in zip(missing, writing.names) { blobs[index].sha256 = sha256 }
 
         let perLayer = model.shape.experts + 1
         let layers = (0..<model.shape.layers).map { index in
-            let first = 1 + index * perLayer
+            let first = 1 + index % model.layers.count * perLayer
             return LayerBlobs(dense: blobs[first], experts: Array(blobs[first + 1..<first + perLayer]))
         }
         return Manifest(
@@ -155,28 +207,12 @@ package struct Importer {
             layers: layers)
     }
 
-    private func write(_ job: Job, journal: ImportJournal, progress: (Int) -> Void) throws -> BlobReference {
-        var blob = job.blob
-        if let sha256 = journal.blob(job.part, bytes: blob.bytes, in: store) {
-            blob.sha256 = sha256
-            return blob
-        }
-        var writer = try BlobWriter(store: store)
-        for (source, target) in zip(job.sources, blob.tensors) {
-            try TensorWriter(source: source, target: target).write(to: &writer, progress: progress)
-        }
-        try writer.pad(to: blob.bytes)
-        blob.sha256 = try writer.finish()
-        try journal.record(job.part, sha256: blob.sha256, bytes: blob.bytes)
-        return blob
-    }
-
     private func writeTokenizer(journal: ImportJournal) throws -> BlobReference {
         let bytes = model.tokenizer.count
         if let sha256 = journal.blob("tokenizer", bytes: bytes, in: store) {
             return BlobReference(sha256: sha256, bytes: bytes, tensors: [])
         }
-        var writer = try BlobWriter(store: store)
+        let writer = try BlobWriter(store: store)
         try model.tokenizer.withUnsafeBytes { try writer.append($0) }
         let sha256 = try writer.finish()
         try journal.record("tokenizer", sha256: sha256, bytes: bytes)

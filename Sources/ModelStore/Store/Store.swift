@@ -1,6 +1,7 @@
 import Crypto
 import Foundation
 import JSONText
+import Synchronization
 
 /// A directory of weight blobs and of manifests that name them.
 ///
@@ -95,60 +96,61 @@ package struct Store: Sendable, Equatable {
         package let error: ModelError
     }
 
-    /// Hashes every blob of the manifest.
+    /// Hashes every blob of the manifest, on all processors.
     ///
-    /// - Parameter progress: told after every few megabytes.
+    /// - Parameter progress: told after every blob.
     /// - Returns: every blob that is missing, cut, altered or unreadable.
     package func verify(_ manifest: Manifest, progress: (StoreProgress) -> Void) -> [BadBlob] {
         let blobs = manifest.uniqueBlobs
-        var state = StoreProgress(items: blobs.count, bytes: blobs.reduce(0) { $0 &+ $1.bytes })
-        var bad: [BadBlob] = []
-        for blob in blobs {
-            state.item = blob.sha256
-            progress(state)
-            let begin = state.bytesDone
-            do {
-                try rehash(blob) { done in
-                    state.bytesDone = begin &+ done
-                    progress(state)
-                }
-            } catch let error as ModelError {
-                bad.append(BadBlob(sha256: blob.sha256, error: error))
-            } catch {
-                bad.append(
-                    BadBlob(
-                        sha256: blob.sha256,
-                        error: ModelError(.fileUnreadable, "\(error)", file: blobPath(blob))))
+        let errors = Mutex<[Int: ModelError]>([:])
+        let worker: @Sendable () -> Crew<InOrder>.Worker = {
+            let buffer = ReadBuffer()
+            return { index in
+                let error = rehash(blobs[index], buffer.memory)
+                errors.withLock { $0[index] = error }
+                return Advance(item: blobs[index].sha256, items: 1, bytes: blobs[index].bytes)
             }
-            state.bytesDone = begin &+ blob.bytes
-            state.itemsDone += 1
         }
-        progress(state)
-        return bad
+        _ = Crew.run(
+            InOrder(count: blobs.count),
+            progress: StoreProgress(items: blobs.count, bytes: blobs.reduce(0) { $0 &+ $1.bytes }), worker: worker,
+            report: progress)
+        return errors.withLock { $0 }.sorted { $0.key < $1.key }.map {
+            BadBlob(sha256: blobs[$0.key].sha256, error: $0.value)
+        }
+    }
+
+    /// A thread's memory for reading.
+    private final class ReadBuffer {
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 64)
+
+        deinit { memory.deallocate() }
     }
 
     /// Reads instead of mapping, so that a disk's read error is an error and not a signal.
-    private func rehash(_ blob: BlobReference, progress: (Int) -> Void) throws {
+    ///
+    /// - Returns: what is wrong with the blob.
+    private func rehash(_ blob: BlobReference, _ buffer: UnsafeMutableRawBufferPointer) -> ModelError? {
         let path = blobPath(blob)
-        let file: SourceFile
         do {
-            file = try SourceFile(path: path)
-        } catch let error as ModelError where error.code == ModelError.Code.fileMissing.rawValue {
-            throw ModelError(.blobMissing, "the blob is missing", file: path)
+            let file = try SourceFile(path: path)
+            try Self.check(size: file.size, blob, path: path)
+            var hasher = SHA256()
+            var done = 0
+            while done < blob.bytes {
+                let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<min(buffer.count, blob.bytes - done)])
+                try file.read(at: UInt64(done), into: part)
+                hasher.update(bufferPointer: UnsafeRawBufferPointer(part))
+                done += part.count
+            }
+            try Self.check(hasher.finalize(), blob, path: path)
+            return nil
+        } catch let error as ModelError {
+            return error.code == ModelError.Code.fileMissing.rawValue
+                ? ModelError(.blobMissing, "the blob is missing", file: path) : error
+        } catch {
+            return ModelError(.fileUnreadable, "\(error)", file: path)
         }
-        try Self.check(size: file.size, blob, path: path)
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 4 << 20, alignment: 64)
-        defer { buffer.deallocate() }
-        var hasher = SHA256()
-        var done = 0
-        while done < blob.bytes {
-            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<min(buffer.count, blob.bytes - done)])
-            try file.read(at: UInt64(done), into: part)
-            hasher.update(bufferPointer: UnsafeRawBufferPointer(part))
-            done += part.count
-            progress(done)
-        }
-        try Self.check(hasher.finalize(), blob, path: path)
     }
 
     static func check(size: UInt64, _ blob: BlobReference, path: String) throws {

@@ -16,11 +16,8 @@ enum {
 };
 
 TK_INLINE void fetch_ahead(const uint8_t *p, size_t bytes) {
-#ifdef NOAHEAD
-    return;
-#endif
     for (size_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(p + TK_AHEAD + i);
+        __builtin_prefetch(p + TK_AHEAD + i, 0, 2);
     }
 }
 
@@ -110,12 +107,14 @@ TK_FLOAT_CORE(core_bf16, vf_load_bf16, 2)
 typedef struct {
     const uint8_t *quants;         // direct: as in the panel; shared: groups of 64 bytes in order of k
     const uint8_t *high;           // direct q5_K, q6_K: qh
+    const uint8_t *block;          // the weights in the panel, for asking memory ahead in small portions
+    size_t block_bytes;
     const uint8_t *rows;           // the first row's int8 values, from the unit's first k on
     const uint8_t *scales, *sums;  // the first row's, from the unit's first block on
     size_t stride;                 // bytes from row to row
     size_t blocks;                 // in the unit
     vf d[8][TK_H];                 // of each block
-    vf dmin[TK_H];                 // q4_K, q5_K
+    vf minus_dmin[TK_H];           // q4_K, q5_K
     vs multipliers[16][TK_H];      // of each sub-block of a K format
     vi pairs[8][TK_H];             // of two sub-blocks each: q4_K and q5_K minima, q6_K multipliers
 } tk_unit;
@@ -157,11 +156,28 @@ TK_INLINE void clear_partial(const int R, va *sums) {
     }
 }
 
-// One vector of weights times four values of each row.
-TK_INLINE void dot(const int R, va *sums, vb weights, const int8_t *a, size_t stride) {
+// The rows' values, a pointer in a register for each: an index register would cost every product a second operation.
+TK_INLINE void point_to_rows(const int R, const int8_t **a, const tk_unit *unit, size_t first_row) {
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        sums[r] = va_dot(sums[r], weights, a + r * stride);
+        a[r] = (const int8_t *)unit->rows + (first_row + r) * unit->stride;
+        TK_OPAQUE(a[r]);
+    }
+}
+
+TK_INLINE void advance(const int R, const int8_t **a, size_t values) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        a[r] += values;
+        TK_OPAQUE(a[r]);
+    }
+}
+
+// One vector of weights times four values of each row.
+TK_INLINE void dot(const int R, va *sums, vb weights, const int8_t *const *a, size_t k) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        sums[r] = va_dot(sums[r], weights, a[r] + k);
         TK_IN_ORDER(sums[r]);
     }
 }
@@ -201,12 +217,16 @@ TK_INLINE void store_sums(const int R, const vf *sums, float *acc) {
 TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
+        const int8_t *a[TK_TILE];
         vf total[TK_TILE];
+        point_to_rows(R, a, unit, first_row);
         load_sums(R, total, acc + h * TK_LANES);
-        for (size_t b = 0; b < unit->blocks; ++b) {
+        for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
-            const int8_t *a = (const int8_t *)unit->rows + offset + b * 32;
             vi isum[TK_TILE];
+            if (first_row == 0 && h == 0) {
+                fetch_ahead(w, TK_Q8_0_GROUPS);
+            }
             TK_UNROLL
             for (int r = 0; r < R; ++r) {
                 isum[r] = vw_start(unit->sums + offset + r * stride + b * TK_SUMS_A8_32);
@@ -216,7 +236,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
                 const vw q = vw_load(w + g * 64);
                 TK_UNROLL
                 for (int r = 0; r < R; ++r) {
-                    isum[r] = vw_dot(isum[r], q, a + r * stride + g * 4);
+                    isum[r] = vw_dot(isum[r], q, a[r] + g * 4);
                     TK_IN_ORDER(isum[r]);
                 }
             }
@@ -231,19 +251,23 @@ TK_TILES(tile_q8_0)
 TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
+        const int8_t *a[TK_TILE];
         vf total[TK_TILE];
+        point_to_rows(R, a, unit, first_row);
         load_sums(R, total, acc + h * TK_LANES);
-        for (size_t b = 0; b < unit->blocks; ++b) {
+        for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
-            const int8_t *a = (const int8_t *)unit->rows + offset + b * 32;
             va sum[TK_TILE];
             vi isum[TK_TILE];
+            if (first_row == 0 && h == 0) {
+                fetch_ahead(w, TK_Q4_0_GROUPS);
+            }
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
                 const vb q = vb_load(w + v * 64);
-                dot(R, sum, vb_and(q, 15), a + v * 4, stride);
-                dot(R, sum, vb_right(q, 4, 15), a + v * 4 + 16, stride);
+                dot(R, sum, vb_and(q, 15), a, v * 4);
+                dot(R, sum, vb_right(q, 4, 15), a, v * 4 + 16);
             }
             TK_UNROLL
             for (int r = 0; r < R; ++r) {
@@ -273,7 +297,6 @@ TK_TILES(tile_q4_0)
             for (size_t p = 0; p < panels; ++p) {                                                                      \
                 const uint8_t *d = panel + p * panel_bytes + b * 32;                                                   \
                 unit.quants = panel + p * panel_bytes + groups + b * bytes;                                            \
-                fetch_ahead(unit.quants, unit.blocks * bytes);                                                         \
                 for (size_t i = 0; i < unit.blocks; ++i) {                                                             \
                     TK_UNROLL                                                                                          \
                     for (int h = 0; h < TK_H; ++h) {                                                                   \
@@ -313,7 +336,7 @@ TK_INLINE void unpack_header(const uint8_t *block, tk_unit *unit) {
     TK_UNROLL
     for (int h = 0; h < TK_H; ++h) {
         unit->d[0][h] = vf_load_f16(block + h * 2 * TK_LANES);
-        unit->dmin[h] = vf_load_f16(block + TK_K_DMIN + h * 2 * TK_LANES);
+        unit->minus_dmin[h] = vf_sub(vf_set1(-0.0f), vf_load_f16(block + TK_K_DMIN + h * 2 * TK_LANES));
         TK_UNROLL
         for (int j = 0; j < 8; ++j) {
             unit->multipliers[j][h] = vs_load_u8(sc + j * 16 + h * TK_LANES);
@@ -336,10 +359,18 @@ TK_INLINE void add_k_block(
         for (int i = 0; i < 4; ++i) {
             msum = vi_dot_pairs(msum, unit->pairs[i][h], sums32 + i * 4);
         }
-        const float scale = tk_load_f32(scales + r * unit->stride);
+        const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
         vf total = vf_load(acc + r * 16);
-        total = vf_fma(vf_from_vi(isum[r]), vf_mul(unit->d[0][h], vf_set1(scale)), total);
-        vf_store(acc + r * 16, vf_fma(vf_from_vi(msum), vf_mul(unit->dmin[h], vf_set1(-scale)), total));
+        total = vf_fma(vf_from_vi(isum[r]), vf_mul(unit->d[0][h], scale), total);
+        vf_store(acc + r * 16, vf_fma(vf_from_vi(msum), vf_mul(unit->minus_dmin[h], scale), total));
+    }
+}
+
+// A quarter of a super-block, as one vector of rows goes over the one before: many requests at once would have to wait.
+TK_INLINE void fetch_quarter(const tk_unit *unit, int h, int quarter) {
+    if (h == 0) {
+        const size_t bytes = (unit->block_bytes / 4 + 63) / 64 * 64;
+        fetch_ahead(unit->block + quarter * bytes, bytes);
     }
 }
 
@@ -350,10 +381,12 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
-        const int8_t *a = (const int8_t *)unit->rows + offset;
+        const int8_t *a[TK_TILE];
         vi isum[TK_TILE];
+        point_to_rows(R, a, unit, first_row);
         clear(R, isum);
-        for (int c = 0; c < 4; ++c, w += 512, a += 64) {
+        for (int c = 0; c < 4; ++c, w += 512, advance(R, a, 64)) {
+            fetch_quarter(unit, h, c);
             TK_UNROLL
             for (int v0 = 0; v0 < 8; v0 += TK_DOTS_4BIT) {
                 va low[TK_TILE], high[TK_TILE];
@@ -362,15 +395,15 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
                 TK_UNROLL
                 for (int v = v0; v < v0 + TK_DOTS_4BIT; ++v) {
                     const vb q = vb_load(w + v * 64);
-                    dot(R, low, vb_and(q, 15), a + v * 4, stride);
+                    dot(R, low, vb_and(q, 15), a, v * 4);
                     if (!halves_apart(R)) {
-                        dot(R, high, vb_right(q, 4, 15), a + v * 4 + 32, stride);
+                        dot(R, high, vb_right(q, 4, 15), a, v * 4 + 32);
                     }
                 }
                 scale_sums(R, 4, isum, low, unit->multipliers[2 * c][h]);
                 TK_UNROLL
                 for (int v = v0; halves_apart(R) && v < v0 + TK_DOTS_4BIT; ++v) {
-                    dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a + v * 4 + 32, stride);
+                    dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a, v * 4 + 32);
                 }
                 scale_sums(R, 4, isum, high, unit->multipliers[2 * c + 1][h]);
             }
@@ -388,6 +421,7 @@ TK_TILES(direct_q4_K)
     each(3, vb_right(top, 2, 16), vb_right(top, 3, 16))
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
+    fetch_quarter(unit, h, c);                                                                                         \
     TK_UNROLL                                                                                                          \
     for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
         va low_sums[TK_TILE], high_sums[TK_TILE];                                                                      \
@@ -396,19 +430,21 @@ TK_TILES(direct_q4_K)
         TK_UNROLL                                                                                                      \
         for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
             const vb q = vb_load(w + c * 512 + v * 64), top = vb_load(qh + v * 64);                                    \
-            dot(R, low_sums, vb_or(vb_and(q, 15), fifth_low), a + c * 64 + v * 4, stride);                             \
-            dot(R, high_sums, vb_or(vb_right(q, 4, 15), fifth_high), a + c * 64 + v * 4 + 32, stride);                 \
+            dot(R, low_sums, vb_or(vb_and(q, 15), fifth_low), a, v * 4);                                               \
+            dot(R, high_sums, vb_or(vb_right(q, 4, 15), fifth_high), a, v * 4 + 32);                                   \
         }                                                                                                              \
         scale_sums(R, 5, isum, low_sums, unit->multipliers[2 * c][h]);                                                 \
         scale_sums(R, 5, isum, high_sums, unit->multipliers[2 * c + 1][h]);                                            \
-    }
+    }                                                                                                                  \
+    advance(R, a, 64);
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
-        const int8_t *a = (const int8_t *)unit->rows + offset;
+        const int8_t *a[TK_TILE];
         vi isum[TK_TILE];
+        point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         TK_Q5_CHUNKS(TK_DIRECT_Q5)
         add_k_block(R, unit, h, isum, unit->scales + offset, unit->sums + offset, acc + h * TK_LANES);
@@ -422,17 +458,21 @@ TK_INLINE void shared_k(
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
-        const int8_t *a = (const int8_t *)unit->rows + offset;
+        const int8_t *a[TK_TILE];
         vi isum[TK_TILE];
+        point_to_rows(R, a, unit, first_row);
         clear(R, isum);
-        for (int j = 0; j < 8; ++j, w += 512, a += 32) {
+        for (int j = 0; j < 8; ++j, w += 512, advance(R, a, 32)) {
+            if (first_row == 0 && j % 2 == 0) {
+                fetch_quarter(unit, h, j / 2);
+            }
             TK_UNROLL
             for (int g0 = 0; g0 < 8; g0 += dots) {
                 va sums[TK_TILE];
                 clear_partial(R, sums);
                 TK_UNROLL
                 for (int g = g0; g < g0 + dots; ++g) {
-                    dot(R, sums, vb_load(w + g * 64), a + g * 4, stride);
+                    dot(R, sums, vb_load(w + g * 64), a, g * 4);
                 }
                 scale_sums(R, bits, isum, sums, unit->multipliers[j][h]);
             }
@@ -502,7 +542,8 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(
 TK_INLINE void open_q4_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + b * TK_Q4_K_BYTES;
     (void)columns;
-    fetch_ahead(block, TK_Q4_K_BYTES);
+    unit->block = block;
+    unit->block_bytes = TK_Q4_K_BYTES;
     unpack_header(block, unit);
     unit->quants = block + TK_K_HEADER;
 }
@@ -511,7 +552,8 @@ TK_K_CORE(core_q4_K, open_q4_K, q4_K)
 TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + b * TK_Q5_K_BYTES;
     (void)columns;
-    fetch_ahead(block, TK_Q5_K_BYTES);
+    unit->block = block;
+    unit->block_bytes = TK_Q5_K_BYTES;
     unpack_header(block, unit);
     unit->quants = block + TK_Q5_K_LOW;
     unit->high = block + TK_Q5_K_HIGH;
@@ -539,6 +581,9 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const uint8_t
 // Half n of a super-block has four quarters of 32 values: their low bits lie in the low nibbles of ql[0...31] and
 // ql[32...63], then in the high nibbles of the same; their high bits are the four bit pairs of qh[0...31].
 #define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
+    if (quarter == 0) {                                                                                                \
+        fetch_quarter(unit, h, 2 * n + s);                                                                             \
+    }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
         va sums[TK_TILE];                                                                                              \
@@ -546,7 +591,7 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const uint8_t
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
             const vb q = vb_load(ql + (quarter % 2 * 8 + u) * 64), top = vb_load(qh + u * 64);                         \
-            dot(R, sums, vb_or(low_bits, high_bits), a + quarter * 32 + u * 4, stride);                                \
+            dot(R, sums, vb_or(low_bits, high_bits), a, quarter * 32 + u * 4);                                         \
         }                                                                                                              \
         scale_sums(R, 6, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s][h]);                                   \
     }
@@ -560,13 +605,14 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const uint8_t
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
+        const int8_t *a[TK_TILE];
         vi isum[TK_TILE];
+        point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, unit->sums + offset, isum);
         for (int n = 0; n < 2; ++n) {
-            for (int s = 0; s < 2; ++s) {
+            for (int s = 0; s < 2; ++s, advance(R, a, s == 1 ? 16 : 112)) {
                 const uint8_t *ql = unit->quants + n * 1024 + s * 256 + h * 4 * TK_LANES;
                 const uint8_t *qh = unit->high + n * 512 + s * 256 + h * 4 * TK_LANES;
-                const int8_t *a = (const int8_t *)unit->rows + offset + n * 128 + s * 16;
                 TK_Q6_QUARTERS(TK_DIRECT_Q6)
             }
         }
@@ -582,17 +628,21 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
-        const int8_t *a = (const int8_t *)unit->rows + offset;
+        const int8_t *a[TK_TILE];
         vi isum[TK_TILE];
+        point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, unit->sums + offset, isum);
-        for (int s = 0; s < 16; ++s, w += 256, a += 16) {
+        for (int s = 0; s < 16; ++s, w += 256, advance(R, a, 16)) {
+            if (first_row == 0 && s % 4 == 0) {
+                fetch_quarter(unit, h, s / 4);
+            }
             TK_UNROLL
             for (int g0 = 0; g0 < 4; g0 += TK_DOTS_6BIT) {
                 va sums[TK_TILE];
                 clear_partial(R, sums);
                 TK_UNROLL
                 for (int g = g0; g < g0 + TK_DOTS_6BIT; ++g) {
-                    dot(R, sums, vb_load(w + g * 64), a + g * 4, stride);
+                    dot(R, sums, vb_load(w + g * 64), a, g * 4);
                 }
                 scale_sums(R, 6, isum, sums, unit->multipliers[s][h]);
             }
@@ -622,7 +672,8 @@ TK_INLINE void unpack_q6_K(const tk_unit *unit, uint8_t *quants) {
 TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + tk_scale_section(columns / 256) + b * TK_Q6_K_BYTES;
     const int8_t *sc = (const int8_t *)block;
-    fetch_ahead(block, TK_Q6_K_BYTES);
+    unit->block = block;
+    unit->block_bytes = TK_Q6_K_BYTES;
     TK_UNROLL
     for (int h = 0; h < TK_H; ++h) {
         unit->d[0][h] = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);

@@ -7,6 +7,8 @@
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.
 #define TK_LANES 8
 #define TK_UNROLL _Pragma("GCC unroll 16")
+// Keeps the compiler from computing a pointer from others.
+#define TK_OPAQUE(p) __asm__("" : "+r"(p))
 // Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+x"(x))
 #define TK_DOTS_4BIT 8

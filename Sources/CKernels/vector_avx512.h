@@ -5,6 +5,8 @@
 // the activations is taken off again.
 #define TK_LANES 16
 #define TK_UNROLL _Pragma("GCC unroll 16")
+// Keeps the compiler from computing a pointer from others.
+#define TK_OPAQUE(p) __asm__("" : "+r"(p))
 // Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+v"(x))
 
@@ -64,6 +66,8 @@ TK_INLINE va va_zero(void) { return _mm512_setzero_si512(); }
 
 #ifdef TK_VNNI
 
+typedef int32_t __attribute__((aligned(1), may_alias)) int32_unaligned;
+
 #define TK_DOTS_4BIT 4
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4
@@ -85,7 +89,8 @@ TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) {
 }
 
 TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
-    return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(tk_load_i32(two)));
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(pairs), "m"(*(const int32_unaligned *)two));
+    return sum;
 }
 
 TK_INLINE vw vw_load(const void *p) { return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128)); }

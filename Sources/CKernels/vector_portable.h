@@ -8,6 +8,7 @@
 #define TK_LANES 16
 #define TK_UNROLL
 #define TK_IN_ORDER(x) ((void)(x))
+#define TK_OPAQUE(p) ((void)(p))
 // How many va_dot may follow va_zero before va_add_scaled must empty the sums: for weights of 4, 5 and 6 bits.
 #define TK_DOTS_4BIT 8
 #define TK_DOTS_5BIT 8

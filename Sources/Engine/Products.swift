@@ -11,7 +11,9 @@ package final class Products {
     private static let sharedBytes = 256 * 1024
     /// What an item has to do at least.
     private static let grainBytes = 32 * 1024
-    /// Items for each thread, so that one that is held up does not hold up the rest.
+    /// Weights that an item reads at most: a few panels, so that a thread that is held up does not hold up the rest.
+    private static let itemBytes = 256 * 1024
+    /// Items for each thread at least, where the grain allows.
     private static let itemsPerThread = 4
 
     package init(threads: Int, compute: ComputeBackend) {
@@ -98,7 +100,8 @@ package final class Products {
         guard rows > 0, panels > 0 else { return }
         let worth = bytes * rows
         let shared = pool.threads > 1 && worth >= Self.sharedBytes
-        let items = shared ? min(panels, worth / Self.grainBytes, pool.threads * Self.itemsPerThread) : 1
+        let wanted = max(bytes / Self.itemBytes, pool.threads * Self.itemsPerThread)
+        let items = shared ? min(panels, worth / Self.grainBytes, wanted) : 1
         pool.run(items: items) { item in body(panels * item / items..<panels * (item + 1) / items) }
     }
 

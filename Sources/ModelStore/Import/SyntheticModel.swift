@@ -9,7 +9,7 @@ package struct SyntheticModel: Sendable {
     package enum Width: String, Sendable, CaseIterable {
         case mixtral8x22B = "8x22b"
         case mixtral8x7B = "8x7b"
-        /// A small one: a twelfth of Mixtral-8x7B's active weights in a layer.
+        /// A small one, for tests and quick looks.
         case mini
     }
 

@@ -63,11 +63,11 @@ enum ClusterBench {
         let times = try on(model, workers: 2, threads: threads, compute: compute, pages: plan.pages) {
             try await $0.run(experts: [all, []], homes: [0, 1], runs: runs)
         }
-        let counted = times.dropFirst(2).map { $0.dropFirst() }
-        func median(_ lane: Int) -> Double {
-            Median.of(counted.enumerated().filter { $0.offset % 2 == lane }.flatMap(\.element))
+        // Steps at the same place of runs that follow each other: what disturbs the machine for longer disturbs both.
+        let differences = stride(from: 2, to: times.count - 1, by: 2).flatMap { run in
+            zip(times[run + 1], times[run]).dropFirst().map { $0 - $1 }
         }
-        return (median(1) - median(0)) / Double(max(shape.layers, 1)) * 1e6
+        return Median.of(differences) / Double(max(shape.layers, 1)) * 1e6
     }
 
     private static func decode(_ plan: ModelBenchPlan, width: Int, of vocabulary: Int) -> LocalCluster.Run {

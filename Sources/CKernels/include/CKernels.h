@@ -89,8 +89,9 @@ const char *tk_isa_name(tk_isa isa);
 //          +------ for each super-block 3072 + 256 bytes: scales[i] of 16 rows for i in 0...15 |
 //                  for u in 0...31: group of ql[4u+j] | for u in 0...15: group of qh[4u+j] ------+
 //
-// To add a format: an entry in the tables of formats.c, its layout here, a `core` in products.h (and its row in the
-// table of cores), its dequantisation in dequantise.c, and its name in KernelsTests.
+// To add a format: an entry in the tables of formats.c and its layout here; in products.h a core (for a format of
+// super-blocks: `open_...`, which finds a block and its multipliers, `direct_...`, `unpack_...` and `shared_...` tiles) and
+// its row in `cores`; its dequantisation in dequantise.c; its name in KernelsTests.
 
 typedef enum tk_format {
     TK_FORMAT_F32 = 0,

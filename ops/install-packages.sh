@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the build and the tests need, if any is missing. Asks nothing.
+# Installs the Debian packages that the build and the tests need, or those that are named, if any is missing. Asks nothing.
 set -euo pipefail
 wanted=(libopenblas-dev libnuma-dev python3 python3-venv)
+[ $# -eq 0 ] || wanted=("$@")
 
 missing=()
 for package in "${wanted[@]}"; do

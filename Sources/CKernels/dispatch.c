@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 // Null where the build does not have the instruction set.
@@ -12,6 +14,8 @@ static const tk_table *const tables[TK_ISA_COUNT] = {
     [TK_ISA_AVX2] = &tk_table_avx2,
     [TK_ISA_AVX512] = &tk_table_avx512,
     [TK_ISA_AVX512VNNI] = &tk_table_avx512vnni,
+#elif defined(__aarch64__)
+    [TK_ISA_NEON] = &tk_table_neon,
 #endif
 };
 
@@ -48,6 +52,11 @@ static bool supported(tk_isa isa) {
     }
 }
 
+#elif defined(__aarch64__)
+
+// NEON itself belongs to every 64-bit Arm processor.
+static bool supported(tk_isa isa) { return isa == TK_ISA_NEON && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+
 #else
 
 static bool supported(tk_isa isa) {
@@ -72,7 +81,7 @@ tk_isa tk_isa_best(void) {
 }
 
 const char *tk_isa_name(tk_isa isa) {
-    static const char *const names[TK_ISA_COUNT] = {"portable", "avx2", "avx512", "avx512vnni"};
+    static const char *const names[TK_ISA_COUNT] = {"portable", "avx2", "avx512", "avx512vnni", "neon"};
     return (unsigned)isa < TK_ISA_COUNT ? names[isa] : "unknown";
 }
 

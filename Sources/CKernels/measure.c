@@ -3,10 +3,16 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 // Hides a register's or an array's content from the optimiser, so that equal work is not done once and for all.
+#if defined(__aarch64__)
+#define TK_OPAQUE(x) __asm__ volatile("" : "+w"(x))
+#else
 #define TK_OPAQUE(x) __asm__ volatile("" : "+x"(x))
+#endif
 #define TK_OPAQUE_WIDE(x) __asm__ volatile("" : "+v"(x))
 #define TK_OPAQUE_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
 
@@ -207,6 +213,61 @@ TK_AVX512 static uint64_t floats_avx512(size_t rounds) {
     return rounds * SUMS * 16;
 }
 
+#elif defined(__aarch64__)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// NEON with the dot product
+
+#define TK_NEON __attribute__((target("arch=armv8.2-a+dotprod")))
+
+TK_NEON static uint64_t read_neon(const uint8_t *memory, size_t bytes) {
+    uint8x16_t sums[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
+    for (size_t i = 0; i < bytes; i += 64) {
+        for (size_t j = 0; j < 4; ++j) {
+            sums[j] = veorq_u8(sums[j], vld1q_u8(memory + i + 16 * j));
+        }
+    }
+    const uint64x2_t words = vreinterpretq_u64_u8(veorq_u8(veorq_u8(sums[0], sums[1]), veorq_u8(sums[2], sums[3])));
+    return vgetq_lane_u64(words, 0) ^ vgetq_lane_u64(words, 1);
+}
+
+TK_NEON static uint64_t integers_neon(size_t rounds) {
+    enum { SUMS = 16 };
+    int8x16_t weights = vdupq_n_s8(3), activations = vdupq_n_s8(-2);
+    int32x4_t sums[SUMS];
+    for (size_t i = 0; i < SUMS; ++i) {
+        sums[i] = vdupq_n_s32(0);
+    }
+    for (size_t round = 0; round < rounds; ++round) {
+        TK_OPAQUE(weights);
+        for (size_t i = 0; i < SUMS; ++i) {
+            sums[i] = vdotq_s32(sums[i], weights, activations);
+        }
+    }
+    for (size_t i = 0; i < SUMS; ++i) {
+        TK_OPAQUE(sums[i]);
+    }
+    return rounds * SUMS * 16;
+}
+
+TK_NEON static uint64_t floats_neon(size_t rounds) {
+    enum { SUMS = 16 };
+    float32x4_t weights = vdupq_n_f32(3), activations = vdupq_n_f32(0.5f), sums[SUMS];
+    for (size_t i = 0; i < SUMS; ++i) {
+        sums[i] = vdupq_n_f32(0);
+    }
+    for (size_t round = 0; round < rounds; ++round) {
+        TK_OPAQUE(weights);
+        for (size_t i = 0; i < SUMS; ++i) {
+            sums[i] = vfmaq_f32(sums[i], weights, activations);
+        }
+    }
+    for (size_t i = 0; i < SUMS; ++i) {
+        TK_OPAQUE(sums[i]);
+    }
+    return rounds * SUMS * 4;
+}
+
 #endif
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -219,6 +280,9 @@ uint64_t tk_measure_read(tk_isa isa, const void *memory, size_t bytes) {
         case TK_ISA_AVX512:
         case TK_ISA_AVX512VNNI:
             return read_avx512(memory, bytes);
+#elif defined(__aarch64__)
+        case TK_ISA_NEON:
+            return read_neon(memory, bytes);
 #endif
         default:
             return read_portable(memory, bytes);
@@ -234,6 +298,9 @@ uint64_t tk_measure_integers(tk_isa isa, size_t rounds) {
             return integers_avx512(rounds);
         case TK_ISA_AVX512VNNI:
             return integers_avx512vnni(rounds);
+#elif defined(__aarch64__)
+        case TK_ISA_NEON:
+            return integers_neon(rounds);
 #endif
         default:
             return integers_portable(rounds);
@@ -248,6 +315,9 @@ uint64_t tk_measure_floats(tk_isa isa, size_t rounds) {
         case TK_ISA_AVX512:
         case TK_ISA_AVX512VNNI:
             return floats_avx512(rounds);
+#elif defined(__aarch64__)
+        case TK_ISA_NEON:
+            return floats_neon(rounds);
 #endif
         default:
             return floats_portable(rounds);

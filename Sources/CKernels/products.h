@@ -378,7 +378,7 @@ TK_INLINE void fetch_quarter(const tk_unit *unit, int h, int quarter) {
 TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R > 3; }
 
 TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    const size_t offset = first_row * unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
@@ -402,8 +402,10 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
                 }
                 scale_sums(R, 4, isum, low, unit->multipliers[2 * c][h]);
                 TK_UNROLL
-                for (int v = v0; halves_apart(R) && v < v0 + TK_DOTS_4BIT; ++v) {
-                    dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a, v * 4 + 32);
+                for (int v = v0; v < v0 + TK_DOTS_4BIT; ++v) {
+                    if (halves_apart(R)) {
+                        dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a, v * 4 + 32);
+                    }
                 }
                 scale_sums(R, 4, isum, high, unit->multipliers[2 * c + 1][h]);
             }
@@ -439,7 +441,7 @@ TK_TILES(direct_q4_K)
     advance(R, a, 64);
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    const size_t offset = first_row * unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
@@ -455,7 +457,7 @@ TK_TILES(direct_q5_K)
 // An unpacked unit with weights of `bits` bits; `dots` of their products fit into va.
 TK_INLINE void shared_k(
     const int R, const int bits, const int dots, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride, stride = unit->stride;
+    const size_t offset = first_row * unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];

@@ -35,6 +35,8 @@ extern const tk_table tk_table_portable;
 extern const tk_table tk_table_avx2;
 extern const tk_table tk_table_avx512;
 extern const tk_table tk_table_avx512vnni;
+#elif defined(__aarch64__)
+extern const tk_table tk_table_neon;
 #endif
 
 #endif

@@ -42,14 +42,15 @@ typedef enum tk_isa {
     TK_ISA_AVX2 = 1,        // AVX2, FMA, F16C
     TK_ISA_AVX512 = 2,      // AVX-512 F, BW, VL, DQ
     TK_ISA_AVX512VNNI = 3,  // the same with VNNI
-    TK_ISA_COUNT = 4,
+    TK_ISA_NEON = 4,        // NEON of Armv8.2 with the dot product
+    TK_ISA_COUNT = 5,
 } tk_isa;
 
 // Whether this build and this processor (and its operating system) have `isa`.
 bool tk_isa_available(tk_isa isa);
 // The fastest that is available.
 tk_isa tk_isa_best(void);
-// "portable", "avx2", "avx512", "avx512vnni"; "unknown" otherwise.
+// "portable", "avx2", "avx512", "avx512vnni", "neon"; "unknown" otherwise.
 const char *tk_isa_name(tk_isa isa);
 
 // ---------------------------------------------------------------------------------------------------------------------

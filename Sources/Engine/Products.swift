@@ -12,7 +12,9 @@ package final class Products {
     /// What an item has to do at least.
     private static let grainBytes = 32 * 1024
     /// Weights that an item reads at most: a few panels, so that a thread that is held up does not hold up the rest.
-    private static let itemBytes = 256 * 1024
+    private static let itemBytes = 512 * 1024
+    /// Panels that a kernel takes at once where rows are many (`TK_PANELS`): items are whole numbers of them.
+    private static let panelsTogether = 4
     /// Items for each thread at least, where the grain allows.
     private static let itemsPerThread = 4
 
@@ -101,8 +103,14 @@ package final class Products {
         let worth = bytes * rows
         let shared = pool.threads > 1 && worth >= Self.sharedBytes
         let wanted = max(bytes / Self.itemBytes, pool.threads * Self.itemsPerThread)
-        let items = shared ? min(panels, worth / Self.grainBytes, wanted) : 1
-        pool.run(items: items) { item in body(panels * item / items..<panels * (item + 1) / items) }
+        let most = shared ? min(panels, worth / Self.grainBytes, wanted) : 1
+        var size = (panels + most - 1) / most
+        if size > Self.panelsTogether {
+            size = (size + Self.panelsTogether - 1) / Self.panelsTogether * Self.panelsTogether
+        }
+        pool.run(items: (panels + size - 1) / size) { item in
+            body(item * size..<min((item + 1) * size, panels))
+        }
     }
 
     private func blas(_ matrix: Matrix, _ input: Activations, _ out: UnsafeMutablePointer<Float>, _ stride: Int) {

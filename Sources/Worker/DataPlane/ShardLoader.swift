@@ -75,7 +75,7 @@ struct ShardLoader: Sendable {
         do {
             let engine = try Engine(
                 manifest: configuration.manifest, store: configuration.store, shard: shard, pages: pages,
-                threads: configuration.threads, compute: configuration.compute,
+                threads: configuration.threads, compute: configuration.compute, weightMemory: configuration.weightMemory,
                 verifyBlobs: configuration.verifyBlobs, logger: logger,
                 beforeEachBlob: {
                     guard !wanted.isWanted(load) else { return }

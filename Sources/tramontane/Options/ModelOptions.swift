@@ -70,9 +70,16 @@ struct EngineOptions: ParsableArguments {
     /// - Parameter tokens: as many as a sequence may have; at most the model's context.
     func runner(_ model: ResolvedModel, tokens: Int) throws -> LocalRunner {
         let length = max(1, min(tokens, model.manifest.shape.contextLength))
+        let pages = (length - 1) / Engine.pageTokens + 1
+        let plan = try MemoryPlan(
+            manifest: model.manifest, shard: .whole(model.manifest.shape), pages: pages, weightMemory: weights,
+            compute: compute, stepRows: min(prefillChunk, length))
+        let available = AvailableMemory(for: weights)
+        StandardError.write(plan.table(available).map { "memory: \($0)\n" }.joined())
+        try plan.check(available)
         let engine = try Engine(
-            manifest: model.manifest, store: model.store, shard: .whole(model.manifest.shape),
-            pages: (length - 1) / Engine.pageTokens + 1, threads: threads ?? availableThreads(), compute: compute,
+            manifest: model.manifest, store: model.store, shard: .whole(model.manifest.shape), pages: pages,
+            threads: threads ?? availableThreads(), compute: compute,
             weightMemory: weights, logger: .notices)
         return LocalRunner(engine: engine)
     }

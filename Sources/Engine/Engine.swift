@@ -46,20 +46,22 @@ package final class Engine {
     /// Where wq's, wk's and wv's outputs begin.
     let queryKeyValueOffsets: [Int]
 
-    /// Maps the shard's blobs and makes room for KV.
+    /// Maps or reads the shard's blobs and makes room for KV.
     ///
     /// - Parameters:
     ///   - pages: KV pages of 32 tokens. The system gives their memory as they are first written.
     ///   - threads: threads that compute, the calling one included; `availableThreads()` says how many make sense.
+    ///   - weightMemory: where the weights are; changes no bit of any result.
     ///   - verifyBlobs: hash every blob first; one that is not what the manifest names is an error.
     ///   - logger: told once in a process what the machine lacks.
-    ///   - beforeEachBlob: called before a blob is mapped and hashed, which takes seconds for a large one; what it throws
-    ///     ends the loading.
+    ///   - beforeEachBlob: called before a blob is read and hashed, which takes seconds for a large one, on any of the
+    ///     threads, but never on two at once; what it throws ends the loading.
     /// - Throws: `ModelError` for a manifest or blob that is broken, `EngineError` `layer_range`, `expert_range`,
     ///   `model_shape`, `page_range` or `memory`.
     package init(
         manifest: Manifest, store: Store, shard: ShardSpec, pages: Int, threads: Int,
-        compute: ComputeBackend = .native, verifyBlobs: Bool = true, logger: Logger? = nil,
+        compute: ComputeBackend = .native, weightMemory: WeightMemory = .mapped, verifyBlobs: Bool = true,
+        logger: Logger? = nil,
         beforeEachBlob: () throws -> Void = {}
     ) throws {
         try manifest.validate(file: manifest.name)
@@ -76,20 +78,20 @@ package final class Engine {
         self.shape = shape
         self.shard = shard
         self.compute = compute
+        let products = Products(threads: threads, compute: compute)
+        self.products = products
         weights = try Weights(
-            manifest: manifest, shard: shard, compute: compute
-        ) { reference in
-            try beforeEachBlob()
-            return try store.map(reference, verify: verifyBlobs)
-        }
-        mappedBlobs = weights.blobs.keys.sorted()
+            manifest: manifest, shard: shard, compute: compute,
+            blobs: try ShardBlobs(
+                shard.blobs(of: manifest), store: store, memory: weightMemory, verify: verifyBlobs,
+                pool: products.pool, logger: logger, beforeEachBlob: beforeEachBlob))
+        mappedBlobs = weights.blobs.names
         weightBytes = weights.bytes
         expertInput = manifest.layers.map { compute == .openblas ? .f32 : Self.expertInput(of: $0) }
         keyValues = try KeyValuePages(shape: shape, layers: shard.layers.count, pages: pages)
         self.pages = pages
         pageBytes = keyValues.layerPageBytes * shard.layers.count
         rotary = RotaryTable(theta: shape.ropeTheta, headDimension: shape.headDimension, positions: shape.contextLength)
-        products = Products(threads: threads, compute: compute)
         self.threads = products.pool.threads
 
         let queries = shape.heads * shape.headDimension

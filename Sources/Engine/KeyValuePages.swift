@@ -1,5 +1,22 @@
 import CKernels
-import ModelStore
+package import ModelStore
+
+extension Engine {
+    /// Bytes that a KV page takes in a layer.
+    static func layerPageBytes(of shape: ModelShape) -> Int {
+        tk_kv_page_bytes(shape.keyValueHeads, shape.headDimension)
+    }
+
+    /// KV pages that memory has room for in a worker of so many layers, and what one page takes there.
+    package static func pages(
+        within bytes: UInt64, layers: Int, shape: ModelShape
+    ) -> (pages: UInt64, pageBytes: UInt64) {
+        let (product, overflow) = UInt64(clamping: layerPageBytes(of: shape)).multipliedReportingOverflow(
+            by: UInt64(clamping: layers))
+        let pageBytes = overflow ? .max : max(product, 1)
+        return (bytes / pageBytes, pageBytes)
+    }
+}
 
 /// The KV cache: for every layer of the shard, pages of 32 tokens (`tk_kv_view` has a page's layout).
 ///
@@ -18,7 +35,7 @@ final class KeyValuePages {
             throw EngineError(code: "page_range", message: "\(pages) KV pages; 0 to \(Int32.max) are possible")
         }
         self.pages = pages
-        layerPageBytes = tk_kv_page_bytes(shape.keyValueHeads, shape.headDimension)
+        layerPageBytes = Engine.layerPageBytes(of: shape)
         keyValueHeads = shape.keyValueHeads
         headDimension = shape.headDimension
         let (inLayer, overflow) = layerPageBytes.multipliedReportingOverflow(by: pages)

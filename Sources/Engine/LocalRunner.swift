@@ -9,7 +9,7 @@ package final class LocalRunner {
     private let pages: PageTable
 
     /// Rows of logits made at once: bounds their memory (8 MiB at a vocabulary of 32,768).
-    private static let logitRows = 64
+    static let logitRows = 64
 
     /// - Parameters:
     ///   - engine: one that holds the whole model.

@@ -29,28 +29,48 @@ func affinityProcessors(read: (String) -> String?) -> Int? {
     return count > 0 ? count : nil
 }
 
+/// A control group that the calling process is in, directly or by one below it.
+struct Cgroup {
+    /// In the hierarchy.
+    let path: String
+    /// Where its files are.
+    let folder: String
+    /// Of version 2, which has one hierarchy for all controllers.
+    let isUnified: Bool
+
+    /// The groups that a controller limits the process by, from its own up to the root.
+    ///
+    /// - Parameter read: a file's text, nil where it cannot be read.
+    static func all(controller: String, read: (String) -> String?) -> [Cgroup] {
+        var all: [Cgroup] = []
+        for line in read("/proc/self/cgroup")?.split(separator: "\n") ?? [] {
+            // hierarchy:controllers:path; cgroup 2 has the hierarchy 0 and no controllers (cgroups(7)).
+            let fields = line.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
+            guard fields.count == 3 else { continue }
+            let isUnified = fields[0] == "0"
+            guard isUnified || fields[1].split(separator: ",").contains(Substring(controller)) else { continue }
+            let root = isUnified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/\(fields[1])"
+            var path = fields[2].split(separator: "/")
+            while true {
+                let below = path.map { "/" + $0 }.joined()
+                all.append(Cgroup(path: below.isEmpty ? "/" : below, folder: root + below, isUnified: isUnified))
+                if path.popLast() == nil { break }
+            }
+        }
+        return all
+    }
+}
+
 /// The processor quota of the calling process's cgroup and of those above it.
 enum CgroupQuota {
     /// Whole processors that the quota pays for (at least 1), or nil where there is no quota.
     ///
     /// - Parameter read: a file's text, nil where it cannot be read.
     static func processors(read: (String) -> String?) -> Int? {
-        guard let groups = read("/proc/self/cgroup") else { return nil }
         var tightest: Int?
-        for line in groups.split(separator: "\n") {
-            // hierarchy:controllers:path; cgroup 2 has the hierarchy 0 and no controllers (cgroups(7)).
-            let fields = line.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
-            guard fields.count == 3 else { continue }
-            let controllers = fields[1].split(separator: ",")
-            guard fields[0] == "0" || controllers.contains("cpu") else { continue }
-            let root = fields[0] == "0" ? "/sys/fs/cgroup" : "/sys/fs/cgroup/\(fields[1])"
-            var path = fields[2].split(separator: "/")
-            while true {
-                let folder = ([Substring(root)] + path).joined(separator: "/")
-                if let quota = fields[0] == "0" ? unified(folder, read) : legacy(folder, read) {
-                    tightest = min(tightest ?? quota, quota)
-                }
-                if path.popLast() == nil { break }
+        for group in Cgroup.all(controller: "cpu", read: read) {
+            if let quota = group.isUnified ? unified(group.folder, read) : legacy(group.folder, read) {
+                tightest = min(tightest ?? quota, quota)
             }
         }
         return tightest

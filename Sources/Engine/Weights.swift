@@ -33,35 +33,34 @@ struct EmbeddingWeights {
     let base: UnsafeRawPointer
 }
 
-/// A shard's weights: exactly the blobs that it needs, each mapped once, however many layers share it.
+/// A shard's weights: exactly the blobs that it needs, each in memory once, however many layers share it.
 struct Weights {
     private(set) var layers: [LayerWeights] = []
     private(set) var embedding: EmbeddingWeights?
     private(set) var head: HeadWeights?
-    /// By SHA-256. Everything above points into these.
-    private(set) var blobs: [String: MappedBlob] = [:]
+    /// Everything above points into these.
+    let blobs: ShardBlobs
     private var dense: [String: DenseWeights] = [:]
 
     /// Bytes of weights in memory: the blobs, or their widened copies.
     var bytes: Int {
         dense.isEmpty
-            ? blobs.values.reduce(0) { $0 + $1.bytes.count } : dense.values.reduce(0) { $0 + $1.memory.bytes }
+            ? blobs.bytes : dense.values.reduce(0) { $0 + $1.memory.bytes }
     }
 
-    /// - Parameter map: maps a blob of the store; asked once for each.
-    /// - Throws: what `map` throws, and `EngineError` `model_shape` where a blob is another model's.
-    init(
-        manifest: Manifest, shard: ShardSpec, compute: ComputeBackend, map: (BlobReference) throws -> MappedBlob
-    ) throws {
+    /// - Parameter held: the shard's.
+    /// - Throws: `EngineError` `model_shape` where a blob is another model's.
+    init(manifest: Manifest, shard: ShardSpec, compute: ComputeBackend, blobs held: ShardBlobs) throws {
+        self.blobs = held
         let shape = manifest.shape
         let queries = shape.heads * shape.headDimension
         let keys = shape.keyValueHeads * shape.headDimension
         for layer in shard.layers {
             let blobs = manifest.layers[layer]
-            let blob = try mapped(blobs.dense, map)
+            let blob = held[blobs.dense]
             var experts = [ExpertWeights?](repeating: nil, count: shape.experts)
             for expert in shard.experts {
-                let blob = try mapped(blobs.experts[expert], map)
+                let blob = held[blobs.experts[expert]]
                 experts[expert] = ExpertWeights(
                     w1: try matrix("w1", blob, shape.feedForward, shape.hidden, compute),
                     w2: try matrix("w2", blob, shape.hidden, shape.feedForward, compute),
@@ -81,7 +80,7 @@ struct Weights {
                     experts: experts))
         }
         if shard.embedding {
-            let blob = try mapped(manifest.embedding, map)
+            let blob = held[manifest.embedding]
             let (entry, bytes) = try blob.tensor("embedding")
             let rowBytes = entry.format.rowBytes(columns: shape.hidden)
             guard entry.rows == shape.vocabulary, entry.columns == shape.hidden, !entry.panels,
@@ -94,20 +93,11 @@ struct Weights {
             embedding = EmbeddingWeights(format: entry.format, rowBytes: rowBytes, base: base)
         }
         if shard.head {
-            let blob = try mapped(manifest.head, map)
+            let blob = held[manifest.head]
             head = HeadWeights(
                 norm: try Vector("norm", of: blob, count: shape.hidden),
                 output: try matrix("output", blob, shape.vocabulary, shape.hidden, compute))
         }
-    }
-
-    private mutating func mapped(
-        _ reference: BlobReference, _ map: (BlobReference) throws -> MappedBlob
-    ) throws -> MappedBlob {
-        if let blob = blobs[reference.sha256] { return blob }
-        let blob = try map(reference)
-        blobs[reference.sha256] = blob
-        return blob
     }
 
     private mutating func matrix(

@@ -20,6 +20,7 @@ package struct WorkerConfiguration: Sendable {
     /// For weights and KV pages together; an assignment that needs more is refused.
     package var memoryBytes: UInt64
     package var compute = ComputeBackend.native
+    package var weightMemory = WeightMemory.mapped
     /// Hash every blob before it is used.
     package var verifyBlobs = true
     /// Listen on other than loopback addresses, without encryption.

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Engine
 import ModelStore
 import Placement
 import Testing
@@ -101,6 +102,45 @@ struct OptionsTests {
         #expect(try warning(["--pages", "64"]) == nil)
         #expect(try warning([]) == nil)
         #expect(try warning(["--pages", "2", "--context-length", "64"]) == nil)
+        #expect(
+            try warning(["--kv-memory", "3000K"])
+                == "--kv-memory 3072000: only 1984 tokens of a sequence fit into a lane's KV cache, the context has 2048; "
+                + "give more --kv-memory, or a smaller --context-length")
+    }
+
+    @Test func theMemoryOfTheCacheBecomesPages() throws {
+        func serving(_ arguments: String...) throws -> ServingOptions {
+            try ServingOptions.parse(["--model", "m", "--workers", "3"] + arguments)
+        }
+        // A page: 32 tokens, keys and values, 2 heads of 32 dimensions, 2 bytes: 8 KiB for each layer.
+        func pages(_ memory: String, _ topology: Topology) throws -> Int {
+            try serving("--kv-memory", memory).pagesPerWorker(shape: shape, topology: topology)
+        }
+        let together = try Topology.even(shape: shape, workers: ["a", "b"], stages: 1)
+        let apart = try Topology.even(shape: shape, workers: ["a", "b"], stages: 2)
+        #expect(try pages("3MiB", together) == 3 << 20 / (6 * 8192))
+        #expect(try pages("3MiB", apart) == 3 << 20 / (3 * 8192))
+        #expect(try pages("16777215TiB", apart) == 1 << 24)
+        #expect(
+            try serving("--kv-memory", "3MiB").cacheSummary(shape: shape, topology: apart)
+                == "KV cache: 128 pages of 32 tokens in each worker, room for 4096 tokens in each of 1 lanes")
+        #expect(try pages("48K", together) == 1)
+        let small = #expect(throws: CommandError.self) { try pages("47K", together) }
+        #expect(small?.message.contains("takes 49152 in a worker of 6 layers") == true)
+        // The coordinator of `up` is told the same.
+        #expect(try ServingOptions.parse(serving("--kv-memory", "3MiB").arguments(modelPath: "m")).kvMemory == 3 << 20)
+        #expect(throws: (any Error).self) { try serving("--kv-memory", "3MiB", "--pages", "64") }
+    }
+
+    @Test func theWorkersOfUpAreToldWhereWeightsAre() throws {
+        func weights(_ arguments: String...) throws -> WeightMemory {
+            let up = try UpCommand.parse(["--model", "m", "--workers", "1"] + arguments)
+            let told = up.workerArguments(name: "a", coordinator: "127.0.0.1:7000", modelPath: "m", workers: 1)
+            return try WorkerCommand.parse(Array(told.dropFirst())).weights
+        }
+        #expect(try weights() == .mapped)
+        #expect(try weights("--weights", "resident") == .resident)
+        #expect(throws: (any Error).self) { try weights("--weights", "here") }
     }
 
     private func oneStage(_ workers: String) -> String {

@@ -11,12 +11,14 @@ enum Models {
 
         /// An engine that holds everything.
         func engine(
-            threads: Int = 1, pages: Int? = nil, compute: ComputeBackend = .native, shard: ShardSpec? = nil
+            threads: Int = 1, pages: Int? = nil, compute: ComputeBackend = .native,
+            weightMemory: WeightMemory = .mapped,
+            shard: ShardSpec? = nil
         ) throws -> Engine {
             try Engine(
                 manifest: manifest, store: store, shard: shard ?? .whole(manifest.shape),
                 pages: pages ?? (manifest.shape.contextLength + Engine.pageTokens - 1) / Engine.pageTokens,
-                threads: threads, compute: compute)
+                threads: threads, compute: compute, weightMemory: weightMemory)
         }
 
         func runner(threads: Int = 1, compute: ComputeBackend = .native) throws -> LocalRunner {

@@ -12,13 +12,16 @@ import Wire
 struct ShardLoaderTests {
     /// Loads shards one after the other while the loader's thread is held up, and says how each ended.
     private func ends(
-        of shards: [ShardSpec], then: @escaping @Sendable (ShardLoader) -> Void = { _ in }
+        of shards: [ShardSpec], pages: Int = 4, memoryBytes: UInt64 = 1 << 34, weightMemory: WeightMemory = .mapped,
+        then: @escaping @Sendable (ShardLoader) -> Void = { _ in }
     ) async throws -> [String] {
         let model = try TestModels.tiny.get()
+        var configuration = WorkerConfiguration(
+            name: "a", coordinatorHost: "127.0.0.1", coordinatorPort: 1, manifest: model.manifest,
+            store: model.store, threads: 1, memoryBytes: memoryBytes)
+        configuration.weightMemory = weightMemory
         let loader = ShardLoader(
-            configuration: WorkerConfiguration(
-                name: "a", coordinatorHost: "127.0.0.1", coordinatorPort: 1, manifest: model.manifest,
-                store: model.store, threads: 1, memoryBytes: 1 << 34),
+            configuration: configuration,
             logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
         let loop = MultiThreadedEventLoopGroup.singleton.next()
         let held = DispatchSemaphore(value: 0)
@@ -26,7 +29,7 @@ struct ShardLoaderTests {
         let (ends, end) = AsyncStream.makeStream(of: String.self)
         try await loop.submit {
             for shard in shards {
-                loader.load(shard, pages: 4, on: loop) { result in
+                loader.load(shard, pages: pages, on: loop) { result in
                     switch result {
                     case .success(let engine): end.yield("\(engine.shard.experts.sorted())")
                     case .failure(let failure): end.yield(failure.code)
@@ -48,6 +51,16 @@ struct ShardLoaderTests {
     @Test func onlyTheShardThatWasAskedForLastIsLoaded() async throws {
         let found = try await ends(of: [shard([0, 1]), shard([2]), shard([3, 4])])
         #expect(found == ["load_superseded", "load_superseded", "[3, 4]"])
+    }
+
+    @Test(arguments: WeightMemory.allCases)
+    func whatDoesNotFitIsNotLoaded(weightMemory: WeightMemory) async throws {
+        #expect(try await ends(of: [shard([0])], weightMemory: weightMemory) == ["[0]"])
+        let granted = try await ends(of: [shard([0])], memoryBytes: 4096, weightMemory: weightMemory)
+        #expect(granted == ["memory_insufficient"])
+        // 96 GiB: more than the grant, and than most machines.
+        let pages = try await ends(of: [shard([0])], pages: 1 << 24, weightMemory: weightMemory)
+        #expect(pages == ["memory_insufficient"])
     }
 
     @Test func nothingIsLoadedThatNobodyWants() async throws {

@@ -3,11 +3,22 @@ import Foundation
 /// A blob in memory, read-only, until the last reference to it goes.
 ///
 /// `@unchecked Sendable`: the pointer is the only thing that the compiler cannot see through; the bytes behind it are
-/// mapped read-only, belong to this object alone and stay until `deinit`.
+/// read-only, belong to this object alone and stay until `deinit`.
 package final class MappedBlob: @unchecked Sendable {
     /// All bytes of the blob; the beginning is aligned to a page. Valid as long as this object.
     package let bytes: UnsafeRawBufferPointer
     package let reference: BlobReference
+    /// What keeps the bytes; nil where they are a mapping of the file.
+    private let memory: AnyObject?
+
+    /// A blob that was read into memory.
+    ///
+    /// - Parameter memory: keeps `bytes`, which nobody writes any more.
+    package init(reference: BlobReference, bytes: UnsafeRawBufferPointer, memory: AnyObject) {
+        self.bytes = bytes
+        self.reference = reference
+        self.memory = memory
+    }
 
     init(path: String, reference: BlobReference) throws {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
@@ -26,9 +37,11 @@ package final class MappedBlob: @unchecked Sendable {
         }
         bytes = UnsafeRawBufferPointer(start: base, count: reference.bytes)
         self.reference = reference
+        memory = nil
     }
 
     deinit {
+        guard memory == nil else { return }
         munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count)
     }
 

@@ -90,6 +90,17 @@ package struct Store: Sendable, Equatable {
         return mapped
     }
 
+    /// Reads a blob into memory once; a file that is cut meanwhile is an error, and none afterwards.
+    ///
+    /// - Parameters:
+    ///   - memory: room for as many bytes as the blob has.
+    ///   - verify: whether each part is hashed while the caches still have it.
+    /// - Throws: ``ModelError`` as `map`, and `file_truncated` or `file_unreadable`.
+    package func read(_ blob: BlobReference, into memory: UnsafeMutableRawBufferPointer, verify: Bool) throws {
+        precondition(memory.count >= blob.bytes, "the blob's size is the caller's")
+        try read(blob, verify: verify) { UnsafeMutableRawBufferPointer(rebasing: memory[$0]) }
+    }
+
     /// A blob that ``verify(_:progress:)`` found bad.
     package struct BadBlob: Sendable, Equatable {
         package let sha256: String
@@ -122,35 +133,50 @@ package struct Store: Sendable, Equatable {
 
     /// A thread's memory for reading.
     private final class ReadBuffer {
-        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 64)
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: Store.partBytes, alignment: 64)
 
         deinit { memory.deallocate() }
     }
 
-    /// Reads instead of mapping, so that a disk's read error is an error and not a signal.
-    ///
     /// - Returns: what is wrong with the blob.
     private func rehash(_ blob: BlobReference, _ buffer: UnsafeMutableRawBufferPointer) -> ModelError? {
-        let path = blobPath(blob)
         do {
-            let file = try SourceFile(path: path)
-            try Self.check(size: file.size, blob, path: path)
-            var hasher = SHA256()
-            var done = 0
-            while done < blob.bytes {
-                let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<min(buffer.count, blob.bytes - done)])
-                try file.read(at: UInt64(done), into: part)
-                hasher.update(bufferPointer: UnsafeRawBufferPointer(part))
-                done += part.count
-            }
-            try Self.check(hasher.finalize(), blob, path: path)
+            try read(blob, verify: true) { UnsafeMutableRawBufferPointer(rebasing: buffer[..<$0.count]) }
             return nil
         } catch let error as ModelError {
-            return error.code == ModelError.Code.fileMissing.rawValue
-                ? ModelError(.blobMissing, "the blob is missing", file: path) : error
+            return error
         } catch {
-            return ModelError(.fileUnreadable, "\(error)", file: path)
+            return ModelError(.fileUnreadable, "\(error)", file: blobPath(blob))
         }
+    }
+
+    /// Small enough for the caches between reading and hashing.
+    private static let partBytes = 1 << 20
+
+    /// Reads instead of mapping, so that a disk's read error is an error and not a signal.
+    ///
+    /// - Parameter room: where the bytes of a range go, at most ``partBytes``.
+    private func read(
+        _ blob: BlobReference, verify: Bool, into room: (Range<Int>) -> UnsafeMutableRawBufferPointer
+    ) throws {
+        let path = blobPath(blob)
+        let file: SourceFile
+        do {
+            file = try SourceFile(path: path)
+        } catch let error as ModelError where error.code == ModelError.Code.fileMissing.rawValue {
+            throw ModelError(.blobMissing, "the blob is missing", file: path)
+        }
+        try Self.check(size: file.size, blob, path: path)
+        var hasher = SHA256()
+        var done = 0
+        while done < blob.bytes {
+            let end = done + min(Self.partBytes, blob.bytes - done)
+            let part = room(done..<end)
+            try file.read(at: UInt64(done), into: part)
+            if verify { hasher.update(bufferPointer: UnsafeRawBufferPointer(part)) }
+            done = end
+        }
+        if verify { try Self.check(hasher.finalize(), blob, path: path) }
     }
 
     static func check(size: UInt64, _ blob: BlobReference, path: String) throws {

@@ -73,24 +73,16 @@ struct ShardLoader: Sendable {
 
     private func make(_ shard: ShardSpec, pages: Int, load: UInt64) -> Result<Handover, Failure> {
         do {
+            try checkMemory(shard, pages: pages)
             let engine = try Engine(
                 manifest: configuration.manifest, store: configuration.store, shard: shard, pages: pages,
                 threads: configuration.threads, compute: configuration.compute,
+                weightMemory: configuration.weightMemory,
                 verifyBlobs: configuration.verifyBlobs, logger: logger,
                 beforeEachBlob: {
                     guard !wanted.isWanted(load) else { return }
                     throw Failure(code: "load_superseded", message: "another assignment has come")
                 })
-            let (keyValueBytes, overflow) = engine.pageBytes.multipliedReportingOverflow(by: pages)
-            let (bytes, sumOverflow) = engine.weightBytes.addingReportingOverflow(keyValueBytes)
-            guard !overflow, !sumOverflow, UInt64(clamping: bytes) <= configuration.memoryBytes else {
-                return .failure(
-                    Failure(
-                        code: "memory",
-                        message:
-                            "\(engine.weightBytes) bytes of weights and \(pages) pages of \(engine.pageBytes) bytes "
-                            + "are more than the \(configuration.memoryBytes) that this worker may use"))
-            }
             return .success(Handover(engine: engine))
         } catch let error as Failure {
             return .failure(error)
@@ -102,4 +94,27 @@ struct ShardLoader: Sendable {
             return .failure(Failure(code: "load_failed", message: "\(error)"))
         }
     }
+
+    /// Tells where the memory will go.
+    ///
+    /// - Throws: `Failure` or `EngineError` where it is more than the operator grants or the system has.
+    private func checkMemory(_ shard: ShardSpec, pages: Int) throws {
+        let plan = try MemoryPlan(
+            manifest: configuration.manifest, shard: shard, pages: pages, weightMemory: configuration.weightMemory,
+            compute: configuration.compute, stepRows: Self.stepRows)
+        let available = AvailableMemory(for: configuration.weightMemory)
+        for line in plan.table(available) { logger.info("memory: \(line)") }
+        try plan.check(available)
+        let (held, overflow) = plan.weightBytes.addingReportingOverflow(plan.keyValueBytes)
+        guard !overflow, held <= configuration.memoryBytes else {
+            throw Failure(
+                code: "memory_insufficient",
+                message:
+                    "\(plan.weightBytes) bytes of weights and \(plan.keyValueBytes) of \(pages) KV pages are more than "
+                    + "the \(configuration.memoryBytes) that this worker may use")
+        }
+    }
+
+    /// A chunk of a prompt with many streams' decoding beside it. The coordinator decides it, step by step.
+    private static let stepRows = 512
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Engine
+import Logging
 import ModelStore
 
 /// Measures a model and the machine, each figure beside the least that it could be.
@@ -18,7 +19,8 @@ struct BenchCommand: Command {
         """)
     static let settings: [Setting] =
         [
-            .option("model", alternatives: measured), .option("threads"), .option("compute"), .option("isa"),
+            .option("model", alternatives: measured), .option("threads"), .option("compute"), .option("weights"),
+            .option("isa"),
             .option("prefill", alternatives: measured), .option("batch", alternatives: measured),
             .option("context", alternatives: measured), .option("workers", alternatives: measured),
             .option("decode"), .option("repeat"), .flag("cpu"), .flag("hop"), .option("import"), .flag("json"),
@@ -79,6 +81,9 @@ struct BenchCommand: Command {
             "native, or openblas: a second implementation of matrix products, whose results are not reproducible.",
             valueName: "backend"))
     var compute = ComputeBackend.native
+
+    @Option(help: WeightMemory.help)
+    var weights = WeightMemory.mapped
 
     @Flag(help: "Measure the machine: instruction sets, caches, memory, read bandwidth and multiply-add rates.")
     var cpu = false
@@ -197,7 +202,7 @@ struct BenchCommand: Command {
         let manifest = model.manifest
         let engine = try Engine(
             manifest: manifest, store: model.store, shard: .whole(manifest.shape), pages: plan.pages, threads: threads,
-            compute: compute)
+            compute: compute, weightMemory: weights, logger: .notices)
         return try ModelBench(runner: LocalRunner(engine: engine), plan: plan).run(between: between)
     }
 }

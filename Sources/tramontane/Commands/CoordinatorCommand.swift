@@ -35,10 +35,12 @@ struct CoordinatorCommand: Command {
         let logger = try Daemon.prepare("coordinator", level: serving.logLevel, supervised: supervised)
         let model = try models.resolve(serving.model)
         let topology = try serving.placed(model)
-        if let warning = serving.warning(shape: model.manifest.shape, topology: topology) {
+        let cache = try serving.cacheSummary(shape: model.manifest.shape, topology: topology)
+        logger.info("\(cache)")
+        if let warning = try serving.warning(shape: model.manifest.shape, topology: topology) {
             logger.warning("\(warning)")
         }
-        let coordinator = try Coordinator(configuration: configuration(model, topology), logger: logger)
+        let coordinator = try Coordinator(configuration: try configuration(model, topology), logger: logger)
         var gatewayConfiguration = Gateway.Configuration(host: serving.http.host, port: serving.http.port)
         gatewayConfiguration.insecureNetwork = serving.insecureNetwork
         let gateway = Gateway(configuration: gatewayConfiguration, coordinator: coordinator, logger: logger)
@@ -49,7 +51,7 @@ struct CoordinatorCommand: Command {
             [gateway, coordinator, announcer], supervised: supervised, graceSeconds: Self.graceSeconds, logger: logger)
     }
 
-    private func configuration(_ model: ResolvedModel, _ topology: Topology) -> CoordinatorConfiguration {
+    private func configuration(_ model: ResolvedModel, _ topology: Topology) throws -> CoordinatorConfiguration {
         // Workers of an even layout have names of their own; a topology's are awaited.
         let layout =
             serving.topology == nil
@@ -61,7 +63,7 @@ struct CoordinatorCommand: Command {
         configuration.insecureNetwork = serving.insecureNetwork
         configuration.usesOpenBLAS = serving.compute == .openblas
         configuration.contextLength = serving.contextLength
-        if let pages = serving.pages { configuration.pagesPerWorker = pages }
+        configuration.pagesPerWorker = try serving.pagesPerWorker(shape: model.manifest.shape, topology: topology)
         if let rows = serving.prefillChunk { configuration.prefillChunkRows = rows }
         if let limit = serving.queueLimit { configuration.queueLimit = limit }
         return configuration

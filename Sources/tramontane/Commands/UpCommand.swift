@@ -24,7 +24,7 @@ struct UpCommand: Command {
                 - { name: b, experts: "3,4-7" }
         """)
     static let settings: [Setting] =
-        [.option("state"), .option("threads"), .option("memory")] + ServingOptions.settings
+        [.option("state"), .option("threads"), .option("memory"), .option("weights")] + ServingOptions.settings
         + ModelOptions.settings
 
     @OptionGroup var serving: ServingOptions
@@ -50,12 +50,19 @@ struct UpCommand: Command {
         transform: NumberParsing.bytes)
     var memory: UInt64?
 
+    @Option(help: WeightMemory.help)
+    var weights = WeightMemory.mapped
+
     func run() throws {
         ProcessLimits.raiseDescriptors()
         ProcessLimits.ignoreBrokenPipes()
         let model = try models.resolve(serving.model)
         let topology = try serving.placed(model)
-        if let warning = serving.warning(shape: model.manifest.shape, topology: topology) {
+        if serving.kvMemory != nil {
+            let summary = try serving.cacheSummary(shape: model.manifest.shape, topology: topology)
+            StandardError.write("tramontane up: \(summary)\n")
+        }
+        if let warning = try serving.warning(shape: model.manifest.shape, topology: topology) {
             StandardError.write("tramontane up: \(warning)\n")
         }
         let names = topology.workers
@@ -65,17 +72,19 @@ struct UpCommand: Command {
             workers: names, model: model.manifest.name, directory: directory,
             coordinatorArguments: ["coordinator", "--supervised"] + serving.arguments(modelPath: model.manifestPath),
             workerArguments: { name, coordinator in
-                workerArguments(name: name, coordinator: coordinator, model: model, workers: names.count)
+                workerArguments(
+                    name: name, coordinator: coordinator, modelPath: model.manifestPath, workers: names.count)
             })
         let status = try supervisor.run()
         if status != 0 { throw CommandError(message: "", status: status) }
     }
 
-    private func workerArguments(name: String, coordinator: String, model: ResolvedModel, workers: Int) -> [String] {
+    /// What one of its workers is started with.
+    func workerArguments(name: String, coordinator: String, modelPath: String, workers: Int) -> [String] {
         var arguments = [
-            "worker", "--supervised", "--name", name, "--coordinator", coordinator, "--model", model.manifestPath,
+            "worker", "--supervised", "--name", name, "--coordinator", coordinator, "--model", modelPath,
             "--threads", "\(threads ?? max(1, availableThreads() / workers))", "--compute", serving.compute.rawValue,
-            "--log-level", serving.logLevel.rawValue,
+            "--weights", weights.rawValue, "--log-level", serving.logLevel.rawValue,
         ]
         if let memory { arguments += ["--memory", "\(memory)"] }
         return arguments

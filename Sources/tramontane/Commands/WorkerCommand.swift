@@ -18,8 +18,8 @@ struct WorkerCommand: Command {
     static let settings: [Setting] =
         [
             .option("coordinator"), .option("model"), .option("name"), .option("listen"), .option("advertise"),
-            .option("threads"), .option("memory"), .option("compute"), .flag("trust-blobs"), .flag("insecure-network"),
-            .option("log-level"),
+            .option("threads"), .option("memory"), .option("compute"), .option("weights"), .flag("trust-blobs"),
+            .flag("insecure-network"), .option("log-level"),
         ] + ModelOptions.settings
 
     @Option(
@@ -58,6 +58,9 @@ struct WorkerCommand: Command {
 
     @Option(help: ArgumentHelp("native or openblas, as the coordinator's.", valueName: "backend"))
     var compute = ComputeBackend.native
+
+    @Option(help: WeightMemory.help)
+    var weights = WeightMemory.mapped
 
     @Flag(help: "Use blobs without hashing them first.")
     var trustBlobs = false
@@ -99,6 +102,7 @@ struct WorkerCommand: Command {
         configuration.listenPort = listen.port
         configuration.advertisedHost = advertise
         configuration.compute = compute
+        configuration.weightMemory = weights
         configuration.verifyBlobs = !trustBlobs
         configuration.insecureNetwork = insecureNetwork
         try Daemon.run(

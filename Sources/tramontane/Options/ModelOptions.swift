@@ -1,5 +1,6 @@
 import ArgumentParser
 import Engine
+import Logging
 import ModelStore
 import Tokenizer
 
@@ -57,18 +58,47 @@ struct EngineOptions: ParsableArguments {
             valueName: "backend"))
     var compute = ComputeBackend.native
 
-    static let settings: [Setting] = [.option("threads"), .option("prefill-chunk"), .option("compute")]
+    @Option(help: WeightMemory.help)
+    var weights = WeightMemory.mapped
+
+    static let settings: [Setting] = [
+        .option("threads"), .option("prefill-chunk"), .option("compute"), .option("weights"),
+    ]
 
     /// A whole model in this process.
     ///
     /// - Parameter tokens: as many as a sequence may have; at most the model's context.
     func runner(_ model: ResolvedModel, tokens: Int) throws -> LocalRunner {
         let length = max(1, min(tokens, model.manifest.shape.contextLength))
+        let pages = (length - 1) / Engine.pageTokens + 1
+        let plan = try MemoryPlan(
+            manifest: model.manifest, shard: .whole(model.manifest.shape), pages: pages, weightMemory: weights,
+            compute: compute, stepRows: min(prefillChunk, length))
+        let available = AvailableMemory(for: weights)
+        StandardError.write(plan.table(available).map { "memory: \($0)\n" }.joined())
+        try plan.check(available)
         let engine = try Engine(
-            manifest: model.manifest, store: model.store, shard: .whole(model.manifest.shape),
-            pages: (length - 1) / Engine.pageTokens + 1, threads: threads ?? availableThreads(), compute: compute)
+            manifest: model.manifest, store: model.store, shard: .whole(model.manifest.shape), pages: pages,
+            threads: threads ?? availableThreads(), compute: compute,
+            weightMemory: weights, logger: .notices)
         return LocalRunner(engine: engine)
     }
 }
 
 extension ComputeBackend: ExpressibleByArgument {}
+
+extension WeightMemory: ExpressibleByArgument {
+    static let help = ArgumentHelp(
+        "mapped, or resident: read at the start into memory of the process's own, in huge pages and on its NUMA node, where "
+            + "no change of a file reaches. Changes no bit of the result. Default: mapped.",
+        valueName: "memory")
+}
+
+extension Logger {
+    /// For commands that log only what their user should know.
+    static var notices: Logger {
+        var logger = Logger(label: "tramontane", factory: { StreamLogHandler.standardError(label: $0) })
+        logger.logLevel = .notice
+        return logger
+    }
+}

@@ -1,10 +1,15 @@
 import ArgumentParser
+import Coordinator
 import Engine
 import Logging
+import ModelStore
+import Placement
 import Wire
 
 /// What `up` and `coordinator` are told alike.
 struct ServingOptions: ParsableArguments {
+    private static let maximumPages = 1 << 24
+
     @Option(help: ArgumentHelp("A manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
     var model: String
 
@@ -46,8 +51,15 @@ struct ServingOptions: ParsableArguments {
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp("KV pages of 32 tokens of every worker.", valueName: "count"),
-        transform: { try NumberParsing.count($0, 1...16_777_216) })
+        transform: { try NumberParsing.count($0, 1...Self.maximumPages) })
     var pages: Int?
+
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            "Memory for the KV pages of every worker, such as 2GiB; in place of --pages.", valueName: "size"),
+        transform: NumberParsing.bytes)
+    var kvMemory: UInt64?
 
     @Option(
         parsing: .unconditional,
@@ -78,7 +90,8 @@ struct ServingOptions: ParsableArguments {
     static let settings: [Setting] = [
         .option("model"), .option("http"), .option("listen"), .option("workers", alternatives: ["topology"]),
         .option("stages", alternatives: ["topology"]), .option("topology", alternatives: ["workers", "stages"]),
-        .option("context-length"), .option("pages"), .option("prefill-chunk"), .option("queue-limit"),
+        .option("context-length"), .option("pages", alternatives: ["kv-memory"]),
+        .option("kv-memory", alternatives: ["pages"]), .option("prefill-chunk"), .option("queue-limit"),
         .option("compute"), .flag("insecure-network"), .option("log-level"),
     ]
 
@@ -90,6 +103,33 @@ struct ServingOptions: ParsableArguments {
         } else if workers == nil {
             throw ValidationError("--workers COUNT or --topology FILE is missing")
         }
+        guard pages == nil || kvMemory == nil else {
+            throw ValidationError("--pages and --kv-memory both say how much KV cache a worker has; leave one out")
+        }
+    }
+
+    /// KV pages of every worker: as many as --kv-memory has room for in the worker with most layers, or what --pages says.
+    ///
+    /// - Throws: `CommandError` where not one page fits.
+    func pagesPerWorker(shape: ModelShape, topology: Topology) throws -> Int {
+        guard let kvMemory else { return pages ?? CoordinatorConfiguration.defaultPagesPerWorker }
+        let layers = topology.stages.map(\.layers.count).max() ?? 0
+        let fitting = Engine.pages(within: kvMemory, layers: layers, shape: shape)
+        guard fitting.pages > 0 else {
+            throw CommandError.usage(
+                "--kv-memory: \(kvMemory) bytes; a page of \(Engine.pageTokens) tokens takes \(fitting.pageBytes) in a worker "
+                    + "of \(layers) layers")
+        }
+        return Int(min(fitting.pages, UInt64(Self.maximumPages)))
+    }
+
+    /// How much KV cache there will be.
+    func cacheSummary(shape: ModelShape, topology: Topology) throws -> String {
+        let pages = try pagesPerWorker(shape: shape, topology: topology)
+        let tokens = LanePages.tokens(pages: pages, lanes: topology.lanes)
+        return
+            "KV cache: \(pages) pages of \(Engine.pageTokens) tokens in each worker, room for \(tokens) tokens in each of "
+            + "\(topology.lanes.count) lanes"
     }
 
     /// What `up` hands on to its coordinator.
@@ -103,6 +143,7 @@ struct ServingOptions: ParsableArguments {
         add("topology", topology)
         add("context-length", contextLength)
         add("pages", pages)
+        add("kv-memory", kvMemory)
         add("prefill-chunk", prefillChunk)
         add("queue-limit", queueLimit)
         add("compute", compute.rawValue)

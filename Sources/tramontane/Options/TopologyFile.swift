@@ -77,13 +77,15 @@ extension ServingOptions {
     }
 
     /// Said at the start: without it, whoever gives too few pages learns so from refused requests.
-    func warning(shape: ModelShape, topology: Topology) -> String? {
-        let pages = pages ?? CoordinatorConfiguration.defaultPagesPerWorker
+    func warning(shape: ModelShape, topology: Topology) throws -> String? {
+        let pages = try pagesPerWorker(shape: shape, topology: topology)
         let tokens = LanePages.tokens(pages: pages, lanes: topology.lanes)
         let wanted = min(contextLength ?? shape.contextLength, shape.contextLength)
         guard tokens < wanted else { return nil }
-        return "--pages \(pages): only \(tokens) tokens of a sequence fit into a lane's KV cache, the context has "
-            + "\(wanted); give more --pages, or a smaller --context-length"
+        let option = kvMemory == nil ? "--pages" : "--kv-memory"
+        return
+            "\(option) \(kvMemory ?? UInt64(pages)): only \(tokens) tokens of a sequence fit into a lane's KV cache, the "
+            + "context has \(wanted); give more \(option), or a smaller --context-length"
     }
 
     /// What `--workers` and `--stages` come to.

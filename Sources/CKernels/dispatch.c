@@ -163,9 +163,10 @@ void tk_kv_store(tk_isa isa, const tk_kv_view *kv, size_t position, const float 
 }
 
 void tk_attention(
-    tk_isa isa, const tk_kv_view *kv, const float *q, size_t heads, size_t tokens, size_t kv_head_begin,
-    size_t kv_head_end, float *scratch, float *out) {
-    table(isa)->attention(kv, q, heads, tokens, kv_head_begin, kv_head_end, scratch, out);
+    tk_isa isa, const tk_kv_view *kv, const float *q, size_t q_stride, size_t rows, size_t heads, size_t tokens,
+    size_t kv_head_begin, size_t kv_head_end, float *scratch, float *out, size_t out_stride) {
+    table(isa)->attention(
+        kv, q, q_stride, rows, heads, tokens, kv_head_begin, kv_head_end, scratch, out, out_stride);
 }
 
 void tk_attention_span(

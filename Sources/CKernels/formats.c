@@ -105,6 +105,6 @@ size_t tk_span_count(size_t tokens) { return (tokens + TK_SPAN_TOKENS - 1) / TK_
 
 size_t tk_partial_floats(size_t head_dim) { return 16 + head_dim; }
 
-size_t tk_attention_scratch_floats(size_t heads, size_t kv_heads, size_t head_dim) {
-    return heads / kv_heads * (TK_SPAN_TOKENS + 2 * tk_partial_floats(head_dim));
+size_t tk_attention_scratch_floats(size_t rows, size_t heads, size_t kv_heads, size_t head_dim) {
+    return rows * (heads / kv_heads) * (TK_SPAN_TOKENS + 2 * tk_partial_floats(head_dim));
 }

@@ -25,7 +25,8 @@ typedef struct tk_table {
     void (*route)(const float *, size_t, size_t, float *, int32_t *, float *);
     void (*rotary_apply)(float *, size_t, size_t, const float *, const float *);
     void (*kv_store)(const tk_kv_view *, size_t, const float *, const float *);
-    void (*attention)(const tk_kv_view *, const float *, size_t, size_t, size_t, size_t, float *, float *);
+    void (*attention)(
+        const tk_kv_view *, const float *, size_t, size_t, size_t, size_t, size_t, size_t, float *, float *, size_t);
     void (*attention_span)(const tk_kv_view *, const float *, size_t, size_t, size_t, size_t, float *, float *);
     void (*attention_merge)(float *, size_t, size_t, size_t, float *);
 } tk_table;

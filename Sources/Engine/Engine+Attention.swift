@@ -12,8 +12,9 @@ package final class AttentionBatch {
     fileprivate let tableStarts: [Int]
     fileprivate let tables: UnsafeMutablePointer<Int32>
     fileprivate let angles: [(cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>)]
+    fileprivate let work: AttentionWork
 
-    fileprivate init(rows: [AttentionRow], rotary: RotaryTable) {
+    fileprivate init(rows: [AttentionRow], rotary: RotaryTable, keyValueHeads: Int, threads: Int) {
         count = rows.count
         positions = rows.map(\.position)
         tokens = rows.reduce(0) { $0 + $1.position + 1 }
@@ -29,6 +30,11 @@ package final class AttentionBatch {
             }
         }
         tableStarts = starts
+        work = AttentionWork(
+            positions: positions,
+            follows: rows.indices.map {
+                $0 > 0 && starts[$0] == starts[$0 - 1] && rows[$0].position == rows[$0 - 1].position + 1
+            }, keyValueHeads: keyValueHeads, threads: threads)
         tables = .allocate(capacity: max(flat.count, 1))
         tables.initialize(from: flat, count: flat.count)
     }
@@ -59,7 +65,7 @@ extension Engine {
                 throw EngineError(code: "page_range", message: "page \(stranger) of \(pages)")
             }
         }
-        return AttentionBatch(rows: rows, rotary: rotary)
+        return AttentionBatch(rows: rows, rotary: rotary, keyValueHeads: shape.keyValueHeads, threads: threads)
     }
 
     /// x += wo · attention(norm(x)), in place, for each row. All rows' keys and values are stored before any row attends, so
@@ -99,23 +105,61 @@ extension Engine {
         }
 
         inner.reset(count: count, columns: heads * width, formats: [weights.wo.activation])
-        let scratch = tk_attention_scratch_floats(heads, keyValueHeads, width)
-        products.share(count * keyValueHeads, bytes: batch.tokens * keyValues.layerPageBytes / Self.pageTokens) {
-            [self] item in
-            let (row, head) = item.quotientAndRemainder(dividingBy: keyValueHeads)
-            var view = keyValues.view(layer: local, pages: batch.tables + batch.tableStarts[row])
-            withUnsafeTemporaryAllocation(of: Float.self, capacity: max(scratch, 1)) { scratch in
-                guard let scratch = scratch.baseAddress else { return }
-                tk_attention(
-                    Kernels.isa, &view, queryKeyValue[row], heads, batch.positions[row] + 1, head, head + 1, scratch,
-                    inner.row(row))
-            }
-        }
+        attend(layer: local, batch: batch)
         products.eachRow(count, bytes: heads * width * MemoryLayout<Float>.size) { [self] row in inner.encode(row: row)
         }
         outputs.resize(rows: count)
         products.multiply([weights.wo], offsets: [0], input: inner, out: outputs.base, stride: outputs.width)
         tk_add(Kernels.isa, hidden.base, outputs.base, count * shape.hidden)
+    }
+
+    /// From the rows' queries in `queryKeyValue` to their weighted values in `inner`.
+    private func attend(layer: Int, batch: AttentionBatch) {
+        let (heads, keyValueHeads, width) = (shape.heads, shape.keyValueHeads, shape.headDimension)
+        let work = batch.work
+        let group = heads / keyValueHeads
+        let partial = group * tk_partial_floats(width)
+        let partialBytes = work.longSpans * keyValueHeads * partial * MemoryLayout<Float>.size
+        let partials = attentionPartials.reserve(partialBytes).assumingMemoryBound(to: Float.self)
+        func view(_ row: Int) -> tk_kv_view {
+            keyValues.view(layer: layer, pages: batch.tables + batch.tableStarts[row])
+        }
+        func partialsOf(_ long: AttentionWork.LongRow, head: Int) -> UnsafeMutablePointer<Float> {
+            partials + (long.spansBefore * keyValueHeads + head * long.spans) * partial
+        }
+
+        let items = (work.runs.count + work.blocks.count) * keyValueHeads
+        products.share(items, bytes: batch.tokens * keyValues.layerPageBytes / Self.pageTokens) { [self] item in
+            let (index, head) = item.quotientAndRemainder(dividingBy: keyValueHeads)
+            let rows = index < work.runs.count ? 1 : work.blocks[index - work.runs.count].count
+            let floats = tk_attention_scratch_floats(rows, heads, keyValueHeads, width)
+            withUnsafeTemporaryAllocation(of: Float.self, capacity: max(floats, 1)) { scratch in
+                guard let scratch = scratch.baseAddress else { return }
+                if index < work.runs.count {
+                    let run = work.runs[index]
+                    let long = work.longRows[run.longRow]
+                    var view = view(long.row)
+                    for span in run.spans {
+                        tk_attention_span(
+                            Kernels.isa, &view, queryKeyValue[long.row], heads, batch.positions[long.row] + 1, head,
+                            span, scratch, partialsOf(long, head: head) + span * partial)
+                    }
+                } else {
+                    let first = work.blocks[index - work.runs.count].lowerBound
+                    var view = view(first)
+                    tk_attention(
+                        Kernels.isa, &view, queryKeyValue[first], queryKeyValue.width, rows, heads,
+                        batch.positions[first] + 1, head, head + 1, scratch, inner.row(first), heads * width)
+                }
+            }
+        }
+        products.share(work.longRows.count * keyValueHeads, bytes: partialBytes) { [self] item in
+            let (index, head) = item.quotientAndRemainder(dividingBy: keyValueHeads)
+            let long = work.longRows[index]
+            tk_attention_merge(
+                Kernels.isa, partialsOf(long, head: head), long.spans, group, width,
+                inner.row(long.row) + head * group * width)
+        }
     }
 
     /// The forms in which matrices read their common input, each once.

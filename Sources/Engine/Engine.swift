@@ -38,6 +38,8 @@ package final class Engine {
     let inner = Activations()
     let outputs: RowBuffer
     let queryKeyValue: RowBuffer
+    /// Partial results of attention over the spans of long contexts that threads share.
+    let attentionPartials = Scratch()
     let gateLogits: RowBuffer
     let upScratch: RowBuffer
     /// What `mixture` uses again in every layer.

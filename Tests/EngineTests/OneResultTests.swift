@@ -35,6 +35,29 @@ import Testing
         #expect(try model.runner(threads: 2).score(ids: ids, top: 1, prefillChunk: 333).bits == expected)
     }
 
+    /// One row with a long context: threads share its spans.
+    @Test func sharedSpans() throws {
+        let model = try Models.demo.get()
+        let ids = ids(1300, seed: 14)
+        let expected = try model.runner().score(ids: ids, top: 0).lastLogits.map(\.bitPattern)
+        let engine = try model.engine(threads: 4)
+        let last = ids.count - 1
+        #expect(
+            !AttentionWork(
+                positions: [last], follows: [false], keyValueHeads: engine.shape.keyValueHeads, threads: engine.threads
+            ).longRows.isEmpty)
+        let pages = (0..<Int32(engine.pages)).map { $0 }
+        let hidden = RowBuffer(rows: 0, width: engine.shape.hidden)
+        _ = try engine.forward(
+            tokens: Array(ids.dropLast()), rows: (0..<last).map { AttentionRow(position: $0, pages: pages) },
+            hidden: hidden)
+        _ = try engine.forward(
+            tokens: [ids[last]], rows: [AttentionRow(position: last, pages: pages)], hidden: hidden)
+        let logits = RowBuffer(rows: 0, width: engine.shape.vocabulary)
+        try engine.logits(hidden: hidden, rows: [0], into: logits)
+        #expect(bits(logits.row(0)) == expected)
+    }
+
     @Test func generationsDoNotDependOnChunksOrThreads() throws {
         let model = try Models.quantised("demo-q4_0.gguf")
         for temperature in [Float(0), 0.8] {

@@ -62,11 +62,33 @@ struct AttentionTests {
             let range = range ?? 0..<kvHeads
             var out = [Float](repeating: 0, count: heads * headDimension)
             var scratch = [Float](
-                repeating: .nan, count: tk_attention_scratch_floats(heads, kvHeads, headDimension))
+                repeating: .nan, count: tk_attention_scratch_floats(1, heads, kvHeads, headDimension))
             withView {
-                tk_attention(isa, $0, q, heads, tokens, range.lowerBound, range.upperBound, &scratch, &out)
+                tk_attention(
+                    isa, $0, q, 0, 1, heads, tokens, range.lowerBound, range.upperBound, &scratch, &out, 0)
             }
             return out
+        }
+
+        /// Rows that follow each other in one call, with room between rows of `q` and of the result.
+        mutating func attendTogether(
+            _ isa: tk_isa, _ rows: [[Float]], heads: Int, tokens: Int, gap: Int
+        ) -> [[Float]] {
+            let width = heads * headDimension
+            let q = rows.flatMap { $0 + [Float](repeating: .nan, count: gap) }
+            var out = [Float](repeating: 7, count: rows.count * (width + gap))
+            var scratch = [Float](
+                repeating: .nan, count: tk_attention_scratch_floats(rows.count, heads, kvHeads, headDimension))
+            let kvHeads = kvHeads
+            withView {
+                tk_attention(
+                    isa, $0, q, width + gap, rows.count, heads, tokens, 0, kvHeads, &scratch, &out, width + gap)
+            }
+            return rows.indices.map { row in
+                let begin = row * (width + gap)
+                #expect(out[begin + width..<begin + width + gap].allSatisfy { $0 == 7 })
+                return Array(out[begin..<begin + width])
+            }
         }
 
         mutating func attendInSpans(_ isa: tk_isa, _ q: [Float], heads: Int, tokens: Int) -> [Float] {
@@ -109,7 +131,28 @@ struct AttentionTests {
         Shape(heads: 6, kvHeads: 1, headDimension: 16),
         Shape(heads: 3, kvHeads: 3, headDimension: 10),
         Shape(heads: 14, kvHeads: 2, headDimension: 64),
+        // More query heads than a tile takes, and dimensions that fill one vector of each set but not two.
+        Shape(heads: 13, kvHeads: 1, headDimension: 48),
+        Shape(heads: 10, kvHeads: 2, headDimension: 58),
     ]
+
+    @Test("Rows of one sequence that share its pages get what each gets alone", arguments: shapes)
+    func rowsTogether(shape: Shape) {
+        var generator = SeededGenerator(seed: 31)
+        var sequence = Sequence(
+            tokens: 1_030, kvHeads: shape.kvHeads, headDimension: shape.headDimension, shuffle: 3, using: &generator)
+        let rows = (0..<7).map { _ in generator.floats(shape.heads * shape.headDimension, spread: 1) }
+        // The first rows see nothing of the last page, or of the last span.
+        for tokens in [1, 29, 61, 509, 512, 1_021] {
+            let alone = rows.indices.map {
+                bits(sequence.attend(TK_ISA_PORTABLE, rows[$0], heads: shape.heads, tokens: tokens + $0))
+            }
+            for isa in availableSets {
+                let together = sequence.attendTogether(isa, rows, heads: shape.heads, tokens: tokens, gap: 3)
+                #expect(together.map { bits($0) } == alone, "\(name(isa)) \(shape) \(tokens)")
+            }
+        }
+    }
 
     @Test("Every set gives the portable bits, which are the canonical ones", arguments: shapes)
     func sameBits(shape: Shape) {

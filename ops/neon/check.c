@@ -366,7 +366,8 @@ static void check_attention(size_t group, size_t kv_heads, size_t head_dim, size
         numbers[i] = (int32_t)(pages - 1 - i);
     }
     const twins pool = pair_of(pages * page_stride);
-    float *keys = floats(kv_heads * head_dim), *values = floats(kv_heads * head_dim), *q = floats(heads * head_dim);
+    const size_t rows = 1 + below(tokens < 4 ? tokens : 4), width = heads * head_dim;
+    float *keys = floats(kv_heads * head_dim), *values = floats(kv_heads * head_dim), *q = floats(rows * width);
     for (size_t t = 0; t < tokens; ++t) {
         for (size_t i = 0; i < kv_heads * head_dim; ++i) {
             keys[i] = plain(2);
@@ -382,13 +383,15 @@ static void check_attention(size_t group, size_t kv_heads, size_t head_dim, size
         })
     }
     const tk_kv_view kv = {pool.expected, page_stride, numbers, kv_heads, head_dim};
-    for (size_t i = 0; i < heads * head_dim; ++i) {
+    for (size_t i = 0; i < rows * width; ++i) {
         q[i] = plain(2);
     }
 
-    float *scratch = floats(tk_attention_scratch_floats(heads, kv_heads, head_dim));
-    const twins attention = pair_of(heads * head_dim * 4);
-    WITH_EACH(attention, tk_attention(set, &kv, q, heads, tokens, 0, kv_heads, scratch, out))
+    float *scratch = floats(tk_attention_scratch_floats(rows, heads, kv_heads, head_dim));
+    const twins attention = pair_of(rows * width * 4);
+    WITH_EACH(
+        attention,
+        tk_attention(set, &kv, q, width, rows, heads, tokens - rows + 1, 0, kv_heads, scratch, out, width))
     compare_floats("tk_attention", attention);
 
     const size_t kv_head = below(kv_heads);

@@ -272,7 +272,9 @@ size_t tk_kv_page_bytes(size_t kv_heads, size_t head_dim);
 // Stores one token's keys and values, each [kv_heads][head_dim], rounded to f16 (nearest even).
 void tk_kv_store(tk_isa isa, const tk_kv_view *kv, size_t position, const float *keys, const float *values);
 
-// Attention of one query row over the first `tokens` (>= 1: the query's position + 1) tokens.
+// Attention of `rows` query rows of one sequence that follow each other. The first attends to the first `tokens` (>= 1:
+// its position + 1) tokens, row i to the first tokens + i. A page is read from memory once for all of them; the result of
+// a row is the same as alone.
 //
 // Canonical order, for each query head; group = heads / kv_heads consecutive query heads share a kv head. A span is 512
 // tokens (16 pages) from position 0. In a span, t from its start, invisible tokens skipped:
@@ -282,13 +284,14 @@ void tk_kv_store(tk_isa isa, const tk_kv_view *kv, size_t position, const float 
 //   l = fma(l, c, l' * c'); o = fma(o, c, o' * c'). The result is o_d / l.
 //
 // Computes the kv heads kv_head_begin ..< kv_head_end, that is the query heads group * kv_head_begin ..< group *
-// kv_head_end, of q and out [heads][head_dim]. scratch: tk_attention_scratch_floats floats.
-size_t tk_attention_scratch_floats(size_t heads, size_t kv_heads, size_t head_dim);
+// kv_head_end, of q and out: row i is [heads][head_dim] at q + i * q_stride and out + i * out_stride (in floats).
+// scratch: tk_attention_scratch_floats floats.
+size_t tk_attention_scratch_floats(size_t rows, size_t heads, size_t kv_heads, size_t head_dim);
 void tk_attention(
-    tk_isa isa, const tk_kv_view *kv, const float *q, size_t heads, size_t tokens, size_t kv_head_begin,
-    size_t kv_head_end, float *scratch, float *out);
+    tk_isa isa, const tk_kv_view *kv, const float *q, size_t q_stride, size_t rows, size_t heads, size_t tokens,
+    size_t kv_head_begin, size_t kv_head_end, float *scratch, float *out, size_t out_stride);
 
-// The same in pieces, so that spans run in parallel. A partial is, for each query head of the group, a record of
+// The same for one row in pieces, so that spans run in parallel. A partial is, for each query head of the group, a record of
 // tk_partial_floats floats: m, l, 14 unused, o[head_dim]; a span's partial is `group` records.
 size_t tk_span_count(size_t tokens);
 size_t tk_partial_floats(size_t head_dim);

@@ -6,7 +6,7 @@
 # Absolute figures of a shared machine drift; ratios of one run say something. TRAMONTANE names the program (default:
 # .build/release/tramontane), PEER_PYTHON a python that has llama-cpp-python (default: one is made in
 # .build/bench-environment, which compiles llama.cpp for this processor: about 15 minutes on 2 cores). TRAMONTANE_ISA works
-# as ever. The lines of JSON that the table is made of go to the file that RESULTS names.
+# as ever, and so does TRAMONTANE_WEIGHTS=resident. The lines of JSON that the table is made of go to the file that RESULTS names.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 tramontane=${TRAMONTANE:-$root/.build/release/tramontane}

@@ -1,4 +1,3 @@
-import CKernels
 package import ModelStore
 
 /// Where an engine's memory will go, known before any of it is taken.

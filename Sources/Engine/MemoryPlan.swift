@@ -169,18 +169,7 @@ package struct AvailableMemory: Sendable, Equatable {
     }
 }
 
-/// Sizes come out of manifests and options: their sums and products stay at the largest number.
 extension UInt64 {
-    fileprivate func addingSaturating(_ other: UInt64) -> UInt64 {
-        let (sum, overflow) = addingReportingOverflow(other)
-        return overflow ? .max : sum
-    }
-
-    fileprivate func multipliedSaturating(by other: UInt64) -> UInt64 {
-        let (product, overflow) = multipliedReportingOverflow(by: other)
-        return overflow ? .max : product
-    }
-
     /// The sum of products; negative factors count as 0.
     fileprivate static func total(_ products: [[Int]]) -> UInt64 {
         products.reduce(0) { sum, factors in

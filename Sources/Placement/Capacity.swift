@@ -17,7 +17,7 @@ package struct Capacity: Sendable {
         let shape = manifest.shape
         // Keys and values, 32 tokens, float16.
         pageBytesPerLayer = [shape.headDimension, 2, 32, 2].reduce(UInt64(clamping: shape.keyValueHeads)) {
-            $0.timesSaturating(UInt64(clamping: $1))
+            $0.multipliedSaturating(by: UInt64(clamping: $1))
         }
     }
 
@@ -27,15 +27,15 @@ package struct Capacity: Sendable {
     package func required(
         of member: Topology.Member, stage: Topology.Stage, first: Bool, last: Bool, pages: Int
     ) -> (weights: UInt64, pages: UInt64) {
-        var weights = (first ? embeddingBytes : 0).plusSaturating(last ? headBytes : 0)
+        var weights = (first ? embeddingBytes : 0).addingSaturating(last ? headBytes : 0)
         for layer in stage.layers where denseBytes.indices.contains(layer) {
-            weights = weights.plusSaturating(denseBytes[layer])
+            weights = weights.addingSaturating(denseBytes[layer])
             for expert in member.experts where expertBytes[layer].indices.contains(expert) {
-                weights = weights.plusSaturating(expertBytes[layer][expert])
+                weights = weights.addingSaturating(expertBytes[layer][expert])
             }
         }
-        let pageBytes = UInt64(clamping: stage.layers.count).timesSaturating(pageBytesPerLayer)
-        return (weights, pageBytes.timesSaturating(UInt64(clamping: pages)))
+        let pageBytes = UInt64(clamping: stage.layers.count).multipliedSaturating(by: pageBytesPerLayer)
+        return (weights, pageBytes.multipliedSaturating(by: UInt64(clamping: pages)))
     }
 
     /// Checks every worker's registered memory; 0 means that the worker set no limit.
@@ -48,7 +48,7 @@ package struct Capacity: Sendable {
                 guard let available = memoryBytes[member.name], available > 0 else { continue }
                 let need = required(
                     of: member, stage: stage, first: index == 0, last: index == topology.stages.count - 1, pages: pages)
-                guard need.weights.plusSaturating(need.pages) > available else { continue }
+                guard need.weights.addingSaturating(need.pages) > available else { continue }
                 throw TopologyError(
                     code: "memory_insufficient",
                     message: "worker \"\(member.name)\" (stage \(index)): needs \(need.weights) bytes of weights and "
@@ -57,18 +57,5 @@ package struct Capacity: Sendable {
                     worker: member.name)
             }
         }
-    }
-}
-
-/// The sizes come out of a manifest, a file from outside: their sums must not trap.
-extension UInt64 {
-    fileprivate func plusSaturating(_ other: UInt64) -> UInt64 {
-        let (sum, overflow) = addingReportingOverflow(other)
-        return overflow ? .max : sum
-    }
-
-    fileprivate func timesSaturating(_ other: UInt64) -> UInt64 {
-        let (product, overflow) = multipliedReportingOverflow(by: other)
-        return overflow ? .max : product
     }
 }

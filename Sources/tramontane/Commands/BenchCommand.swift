@@ -76,10 +76,7 @@ struct BenchCommand: Command {
     @Option(help: ArgumentHelp("The instruction set. Default: the fastest that the machine has.", valueName: "set"))
     var isa: InstructionSet?
 
-    @Option(
-        help: ArgumentHelp(
-            "native, or openblas: a second implementation of matrix products, whose results are not reproducible.",
-            valueName: "backend"))
+    @Option(help: ComputeBackend.help)
     var compute = ComputeBackend.native
 
     @Option(help: WeightMemory.help)

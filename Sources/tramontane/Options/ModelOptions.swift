@@ -52,10 +52,7 @@ struct EngineOptions: ParsableArguments {
         transform: { try NumberParsing.count($0, 1...65_536) })
     var prefillChunk = 256
 
-    @Option(
-        help: ArgumentHelp(
-            "native, or openblas: a second implementation of matrix products, whose results are not reproducible.",
-            valueName: "backend"))
+    @Option(help: ComputeBackend.help)
     var compute = ComputeBackend.native
 
     @Option(help: WeightMemory.help)
@@ -85,7 +82,11 @@ struct EngineOptions: ParsableArguments {
     }
 }
 
-extension ComputeBackend: ExpressibleByArgument {}
+extension ComputeBackend: ExpressibleByArgument {
+    static let help = ArgumentHelp(
+        "native, or openblas: a second implementation of matrix products, whose results are not reproducible.",
+        valueName: "backend")
+}
 
 extension WeightMemory: ExpressibleByArgument {
     static let help = ArgumentHelp(

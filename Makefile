@@ -15,8 +15,9 @@ build: packages
 demo: build
 	@ops/demo.sh
 
-# The command line is built first: the cluster tests run it.
+# The command line is built first: the cluster tests run it. Prometheus's promtool checks what is served at /metrics.
 test: build
+	@ops/install-packages.sh prometheus
 	TRAMONTANE_TEST_PYTHON="$$(ops/python-environment.sh)" \
 	    swift test $(SWIFT_FLAGS) --disable-testable-imports --disable-xctest
 

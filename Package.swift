@@ -9,6 +9,7 @@ let swiftSettings: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
+let coreMetrics: Target.Dependency = .product(name: "CoreMetrics", package: "swift-metrics")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 let serviceLifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
@@ -44,6 +45,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.0"),
         .package(url: "https://github.com/apple/swift-protobuf.git", from: "1.39.0"),
         .package(url: "https://github.com/apple/swift-log.git", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-metrics.git", from: "2.13.0"),
         .package(url: "https://github.com/apple/swift-collections.git", from: "1.6.0"),
         .package(url: "https://github.com/apple/swift-crypto.git", from: "4.5.0"),
         .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.0"),
@@ -60,18 +62,21 @@ let package = Package(
         .target(name: "CCRC32C"),
         target("Wire", ["CCRC32C", nioCore, protobuf]),
         target("JSONText", []),
+        target("Prometheus", [coreMetrics]),
         target("ModelStore", ["JSONText", crypto, logging]),
         target("Tokenizer", ["JSONText"]),
         target("Engine", ["CKernels", "CNUMA", "COpenBLAS", "ModelStore", logging]),
         target("Placement", ["Wire", "ModelStore"]),
         target("Transport", ["Wire", nioCore, nioPosix, logging]),
-        target("Worker", ["Engine", "Transport", logging, serviceLifecycle, deque]),
-        target("Coordinator", ["Placement", "Transport", "Tokenizer", logging, serviceLifecycle, deque]),
+        target("Worker", ["Engine", "Transport", "Prometheus", coreMetrics, logging, serviceLifecycle, deque]),
+        target(
+            "Coordinator",
+            ["Placement", "Transport", "Tokenizer", "Prometheus", coreMetrics, logging, serviceLifecycle, deque]),
         target(
             "Gateway",
             [
-                "Coordinator", "ModelStore", "Tokenizer", "Transport", hummingbird, httpTypes, nioCore, nioPosix,
-                nioHTTP1, nioHTTPTypes, logging, serviceLifecycle,
+                "Coordinator", "ModelStore", "Tokenizer", "Transport", "Prometheus", hummingbird, httpTypes, nioCore,
+                nioPosix, nioHTTP1, nioHTTPTypes, logging, serviceLifecycle,
             ]),
         target("TramontaneClient", ["Wire", "Transport", nioCore, nioPosix]),
         .executableTarget(name: "ChatExample", dependencies: ["TramontaneClient"], swiftSettings: swiftSettings),
@@ -85,6 +90,7 @@ let package = Package(
         ),
         tests("KernelsTests", ["CKernels", "ModelStore"]),
         tests("JSONTextTests", ["JSONText"]),
+        tests("PrometheusTests", ["Prometheus", "TestSupport", coreMetrics]),
         tests("WireTests", ["Wire", "TestSupport", nioCore, protobuf]),
         tests("ModelStoreTests", ["ModelStore", "TestSupport"]),
         tests("TokenizerTests", ["Tokenizer", "TestSupport"]),

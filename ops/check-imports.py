@@ -13,13 +13,14 @@ TABLE = {
     "CCRC32C": set(),
     "Wire": {"CCRC32C", "NIOCore", "SwiftProtobuf"},
     "JSONText": set(),
+    "Prometheus": set(),
     "ModelStore": {"JSONText", "Crypto"},
     "Tokenizer": {"JSONText"},
     "Engine": {"CKernels", "CNUMA", "COpenBLAS", "ModelStore"},
     "Placement": {"Wire", "ModelStore"},
     "Transport": {"Wire", "NIOCore", "NIOPosix"},
-    "Worker": {"Engine", "Transport"},
-    "Coordinator": {"Placement", "Transport", "Tokenizer"},
+    "Worker": {"Engine", "Transport", "Prometheus"},
+    "Coordinator": {"Placement", "Transport", "Tokenizer", "Prometheus"},
     "Gateway": {"Coordinator", "Hummingbird", "HTTPTypes", "NIOHTTP1", "NIOHTTPTypes"},
     "TramontaneClient": {"Wire", "Transport"},
     "tramontane": {"Worker", "Gateway", "TramontaneClient", "ArgumentParser", "Yams"},
@@ -30,7 +31,7 @@ TABLE = {
 # The language's own libraries, and those that every target may use.
 EVERYWHERE = {
     "Swift", "Foundation", "FoundationEssentials", "Glibc", "Dispatch", "Synchronization",
-    "Logging", "Metrics", "DequeModule", "OrderedCollections", "HeapModule", "ServiceLifecycle", "UnixSignals",
+    "Logging", "CoreMetrics", "DequeModule", "OrderedCollections", "HeapModule", "ServiceLifecycle", "UnixSignals",
 }  # fmt: skip
 
 # Said once more, so that a change of the table cannot let them in by a detour.

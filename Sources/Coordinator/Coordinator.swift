@@ -17,6 +17,7 @@ package final class Coordinator: Service, Sendable {
 
     package let configuration: CoordinatorConfiguration
     package let tokenizer: Tokenizer
+    package let metrics = CoordinatorMetrics()
     /// Longest sequence, prompt and answer, that is served, in tokens.
     package let contextLength: Int
 
@@ -90,10 +91,10 @@ package final class Coordinator: Service, Sendable {
     private func makeCore(
         on loop: any EventLoop, _ identity: LocalIdentity, _ preparation: PreparationQueue
     ) async throws -> NIOLoopBound<Core> {
-        try await loop.submit { [weak self, configuration, check, logger, numbers] in
+        try await loop.submit { [weak self, configuration, check, logger, metrics, numbers] in
             let core = Core(
                 loop: loop, configuration: configuration, identity: identity, check: check, numbers: numbers,
-                logger: logger, preparation: preparation,
+                logger: logger, metrics: metrics, preparation: preparation,
                 readyChanged: { ready in
                     self?.isReady.store(ready, ordering: .releasing)
                     if ready { self?.firstReady.set(.success(())) }
@@ -133,19 +134,33 @@ package final class Coordinator: Service, Sendable {
     /// Checks, tokenises and queues the request.
     /// - Throws: `RequestError` when the request is refused; afterwards failures are thrown out of the stream.
     package func submit(_ request: GenerationRequest) async throws -> GenerationStream {
-        try await admit(try await prepare(request))
+        let times = RequestTimes()
+        return try await counting { try await admit(try await prepare(request), times) }
     }
 
     /// The same for several answers to one request, numbered from its `choice` on. The prompt is read once.
     package func submit(_ request: GenerationRequest, choices: Int) async throws -> [GenerationStream] {
-        let prepared = try await prepare(request)
-        var streams: [GenerationStream] = []
-        for choice in 0..<max(0, choices) {
-            var prepared = prepared
-            prepared.sampling.choice = UInt32(clamping: request.sampling.choice + choice)
-            streams.append(try await admit(prepared))
+        let times = RequestTimes()
+        return try await counting {
+            let prepared = try await prepare(request)
+            var streams: [GenerationStream] = []
+            for choice in 0..<max(0, choices) {
+                var prepared = prepared
+                prepared.sampling.choice = UInt32(clamping: request.sampling.choice + choice)
+                streams.append(try await admit(prepared, times))
+            }
+            return streams
         }
-        return streams
+    }
+
+    /// Counts the refusal of a request.
+    private func counting<Value>(_ body: () async throws -> Value) async throws -> Value {
+        do {
+            return try await body()
+        } catch let error as RequestError {
+            metrics.failed(code: error.code)
+            throw error
+        }
     }
 
     private func prepare(_ request: GenerationRequest) async throws -> RequestCheck.Prepared {
@@ -154,7 +169,7 @@ package final class Coordinator: Service, Sendable {
         }
     }
 
-    private func admit(_ prepared: RequestCheck.Prepared) async throws -> GenerationStream {
+    private func admit(_ prepared: RequestCheck.Prepared, _ times: RequestTimes) async throws -> GenerationStream {
         let (core, loop) = try running()
         let id = numbers.next()
         let (stream, sink) = StreamSink.make(limit: configuration.readerTokenLimit) {
@@ -164,7 +179,7 @@ package final class Coordinator: Service, Sendable {
             Result { () throws(RequestError) in
                 try core.value.admit(
                     id: id, prompt: prepared.prompt, sampling: prepared.sampling, scoreTop: nil,
-                    request: Core.Request(machine: .generation(prepared.machine), sink: sink))
+                    request: Core.Request(machine: .generation(prepared.machine), sink: sink, times: times))
             }
         }
         try admission.get()
@@ -174,8 +189,9 @@ package final class Coordinator: Service, Sendable {
     /// Runs a sequence through a lane and gives the scores of its rows.
     /// - Throws: `RequestError`, or `CancellationError`.
     package func score(_ request: ScoringRequest) async throws -> ProtoScoreResponse {
-        let prepared = try await Self.apart { [check] in try check.prepare(request) }
-        let (core, loop) = try running()
+        let (prepared, (core, loop)) = try await counting {
+            (try await Self.apart { [check] in try check.prepare(request) }, try running())
+        }
         let id = numbers.next()
         let cancellation = Cancellation()
         return try await withTaskCancellationHandler {
@@ -189,6 +205,7 @@ package final class Coordinator: Service, Sendable {
                                 machine: .score(ScoreMachine(ids: prepared.ids)),
                                 sink: ScoreSink(continuation: continuation)))
                     } catch {
+                        core.value.metrics.failed(code: error.code)
                         continuation.resume(throwing: error)
                     }
                 }

@@ -10,7 +10,7 @@ package import Wire
 /// A lost worker that registers again is new; when everybody is there again, everybody is assigned again under a new
 /// epoch.
 package struct Membership: Sendable {
-    package enum State: String, Sendable, Equatable {
+    package enum State: String, Sendable, CaseIterable {
         case joining, loading, ready, lost
     }
 

@@ -18,6 +18,7 @@ final class ClientSession: ConnectionDelegate {
         limits.streams = core.configuration.streamsPerConnection
         limits.gatheredTokens = core.configuration.readerTokenLimit
         streams = ClientStreams(limits: limits)
+        core.metrics.traffic.opened(connection, peer: CoordinatorMetrics.clients)
     }
 
     // MARK: Frames in
@@ -53,6 +54,7 @@ final class ClientSession: ConnectionDelegate {
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
+        core.metrics.traffic.closed(connection)
         if let reason, reason.code == "peer_too_slow" {
             core.logger.warning("client cut off", metadata: ["reason": "\(reason)"])
         }
@@ -89,6 +91,7 @@ final class ClientSession: ConnectionDelegate {
             let error = RequestError(
                 .overloaded, code: "too_many_streams",
                 message: "\(streams.count) streams are under way on this connection, which is the limit")
+            core.metrics.failed(code: error.code)
             connection.send(Frame(.failed, error.failure, correlation: frame.correlation))
             return nil
         case .duplicate:
@@ -103,12 +106,13 @@ final class ClientSession: ConnectionDelegate {
         let message = try frame.message(ProtoGenerateRequest.self)
         guard let id = try open(frame, credit: message.credit) else { return }
         let check = core.check
+        let times = RequestTimes()
         prepare(id, frame) { () throws(RequestError) in
             try check.prepare(GenerationRequest(message), drawSeed: { UInt64.random(in: 0...UInt64.max) })
         } admit: { core, prepared, sink throws(RequestError) in
             try core.admit(
                 id: id, prompt: prepared.prompt, sampling: prepared.sampling, scoreTop: nil,
-                request: Core.Request(machine: .generation(prepared.machine), sink: sink))
+                request: Core.Request(machine: .generation(prepared.machine), sink: sink, times: times))
         }
     }
 
@@ -129,7 +133,9 @@ final class ClientSession: ConnectionDelegate {
 
     /// The stream begins and ends.
     private func refuse(_ frame: Frame, _ error: RequestError) throws(Failure) {
-        if try open(frame, credit: 0) != nil { failed(frame.correlation, error) }
+        guard try open(frame, credit: 0) != nil else { return }
+        core.metrics.failed(code: error.code)
+        failed(frame.correlation, error)
     }
 
     /// Checks and tokenises away from the loop, then admits, unless the client has gone or cancelled meanwhile.
@@ -147,6 +153,7 @@ final class ClientSession: ConnectionDelegate {
         }
         if let refusal {
             core.preparing.remove(id)
+            core.metrics.failed(code: refusal.code)
             failed(stream, refusal)
         }
     }
@@ -165,6 +172,7 @@ final class ClientSession: ConnectionDelegate {
         do throws(RequestError) {
             try admit(core, try result.get(), sink)
         } catch {
+            core.metrics.failed(code: error.code)
             sink.failed(error)
         }
     }

@@ -17,6 +17,7 @@ final class Core {
 
         var machine: Machine
         let sink: any RequestSink
+        var times = RequestTimes()
     }
 
     /// How often deadlines are looked at: well below the shortest, so that a lost worker is noticed in time.
@@ -30,6 +31,7 @@ final class Core {
     let check: RequestCheck
     let manifestDigest: [UInt8]
     let logger: Logger
+    let metrics: CoordinatorMetrics
     private let numbers: RequestNumbers
     private let readyChanged: (Bool) -> Void
     /// Requests of the client plane that are to be checked and tokenised elsewhere.
@@ -57,7 +59,7 @@ final class Core {
 
     init(
         loop: any EventLoop, configuration: CoordinatorConfiguration, identity: LocalIdentity, check: RequestCheck,
-        numbers: RequestNumbers, logger: Logger, preparation: PreparationQueue,
+        numbers: RequestNumbers, logger: Logger, metrics: CoordinatorMetrics, preparation: PreparationQueue,
         readyChanged: @escaping (Bool) -> Void
     ) {
         self.loop = loop
@@ -65,6 +67,7 @@ final class Core {
         self.identity = identity
         self.check = check
         self.logger = logger
+        self.metrics = metrics
         self.numbers = numbers
         self.readyChanged = readyChanged
         self.preparation = preparation
@@ -108,6 +111,7 @@ final class Core {
         ticks?.cancel()
         for (id, request) in requests {
             scheduler.finish(id)
+            metrics.failed(code: RequestError.shuttingDown.code)
             request.sink.failed(.shuttingDown)
         }
         requests = [:]
@@ -138,6 +142,7 @@ final class Core {
             }
             perform(membership.stuck())
         }
+        observe()
         schedulePump()
     }
 
@@ -184,10 +189,14 @@ final class Core {
 
     /// Ends a request that its reader no longer wants. Unknown ids have ended already.
     func cancel(_ id: UInt64) {
-        if preparing.remove(id) != nil { counts.cancelled += 1 }
+        if preparing.remove(id) != nil {
+            counts.cancelled += 1
+            metrics.aborted()
+        }
         guard let request = requests.removeValue(forKey: id) else { return }
         scheduler.finish(id)
         counts.cancelled += 1
+        metrics.aborted()
         switch request.machine {
         case .generation(let machine): request.sink.finished(.cancelled, machine.usage)
         case .score: request.sink.finished(.cancelled, Usage(promptTokens: 0, completionTokens: 0))
@@ -199,13 +208,16 @@ final class Core {
         guard let request = requests.removeValue(forKey: id) else { return }
         scheduler.finish(id)
         counts.failed += 1
+        metrics.failed(code: error.code)
         request.sink.failed(error)
     }
 
     func handle(_ outputs: [Scheduler.Output]) {
+        guard !outputs.isEmpty else { return }
+        let moment = NIODeadline.now()
         for output in outputs {
             switch output {
-            case .token(let id, let token): take(token, for: id)
+            case .token(let id, let token): take(token, for: id, at: moment)
             case .scored(let id, let rows): take(rows, for: id)
             case .failed(let id, let code, let message):
                 let kind: RequestError.Kind = code == RequestError.queueTimeout.code ? .unavailable : .failed
@@ -214,7 +226,7 @@ final class Core {
         }
     }
 
-    private func take(_ token: Int32, for id: UInt64) {
+    private func take(_ token: Int32, for id: UInt64, at moment: NIODeadline) {
         guard let request = requests[id], case .generation(var machine) = request.machine else {
             scheduler.finish(id)
             return
@@ -222,17 +234,20 @@ final class Core {
         // The machine's text is changed in place, not copied for each token.
         requests[id] = nil
         let output = machine.append(token)
+        var times = request.times
+        metrics.token(&times, promptTokens: machine.promptTokens, at: moment)
         guard request.sink.delta(text: output.text, tokens: [token]) else {
-            requests[id] = Request(machine: .generation(machine), sink: request.sink)
+            requests[id] = Request(machine: .generation(machine), sink: request.sink, times: times)
             fail(id, .slowReader(limit: configuration.readerTokenLimit))
             return
         }
         if let reason = output.finish {
             scheduler.finish(id)
             counts.finished += 1
+            metrics.finished(reason, machine.usage, times)
             request.sink.finished(reason, machine.usage)
         } else {
-            requests[id] = Request(machine: .generation(machine), sink: request.sink)
+            requests[id] = Request(machine: .generation(machine), sink: request.sink, times: times)
         }
     }
 
@@ -246,9 +261,10 @@ final class Core {
                 requests[id] = nil
                 scheduler.finish(id)
                 counts.finished += 1
+                metrics.scored(promptTokens: response.ids.count)
                 request.sink.scored(response)
             } else {
-                requests[id] = Request(machine: .score(machine), sink: request.sink)
+                requests[id] = Request(machine: .score(machine), sink: request.sink, times: request.times)
             }
         } catch {
             fail(id, error)
@@ -269,10 +285,12 @@ final class Core {
         isPumpScheduled = false
         guard !isStopped else { return }
         for planned in scheduler.plan(now: now) {
+            measure(planned.step)
             let frame = Frame(.step, planned.step, correlation: planned.step.stepID, epoch: planned.epoch)
             // A home without a connection is lost in this very moment, and its lane will be closed.
             worker(named: planned.home)?.data?.send(frame)
         }
+        observe()
     }
 
     func worker(named name: String) -> WorkerSession? {
@@ -306,6 +324,7 @@ final class Core {
             }
         }
         guard !changes.isEmpty else { return }
+        observe()
         readyChanged(scheduler.hasOpenLane && !isStopped)
         if !scheduler.hasOpenLane, !membership.isLoading {
             handle(

@@ -49,6 +49,7 @@ final class WorkerSession: ConnectionDelegate {
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
+        core.metrics.traffic.closed(connection)
         end(reason ?? Failure(code: "connection_closed", message: "the control connection closed"))
     }
 
@@ -87,6 +88,7 @@ final class WorkerSession: ConnectionDelegate {
         let changes = try core.membership.register(registration, session: number, now: core.now)
         isRegistered = true
         core.workers[number] = self
+        core.metrics.traffic.opened(control, peer: message.name)
         core.perform(changes)
     }
 
@@ -125,6 +127,7 @@ final class WorkerSession: ConnectionDelegate {
                 return
             }
             data = connection
+            core.metrics.traffic.opened(connection, peer: connection.peer.name)
             core.perform(core.membership.dataConnected(session: number))
         case .failure(let error):
             let failure = error as? Failure ?? Failure(code: "connect_failed", message: "\(error)")
@@ -171,7 +174,8 @@ final class WorkerSession: ConnectionDelegate {
         }
     }
 
-    fileprivate func dataClosed(_ reason: Failure?) {
+    fileprivate func dataClosed(_ reason: Failure?, _ connection: Connection) {
+        core.metrics.traffic.closed(connection)
         data = nil
         end(reason ?? Failure(code: "connection_closed", message: "the data connection closed"))
     }
@@ -217,6 +221,6 @@ private final class DataLink: ConnectionDelegate {
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
-        session.dataClosed(reason)
+        session.dataClosed(reason, connection)
     }
 }

@@ -84,7 +84,8 @@ let package = Package(
         .executableTarget(
             name: "tramontane",
             dependencies: [
-                "Worker", "Gateway", "TramontaneClient", argumentParser, yams, logging, serviceLifecycle, unixSignals,
+                "Worker", "Gateway", "TramontaneClient", nioHTTP1, argumentParser, yams, logging, serviceLifecycle,
+                unixSignals,
             ],
             swiftSettings: swiftSettings
         ),
@@ -109,7 +110,9 @@ let package = Package(
                 nioHTTP1,
                 nioHTTPTypes, nioHTTPTypesHTTP1, nioPosix,
             ]),
-        tests("CommandTests", ["tramontane", "Tokenizer", "Placement", "Wire", argumentParser, protobuf]),
+        tests(
+            "CommandTests",
+            ["tramontane", "Tokenizer", "Placement", "Wire", nioCore, nioPosix, argumentParser, protobuf]),
         tests("ClusterTests", ["tramontane", "TramontaneClient", "ModelStore", "Tokenizer", "TestSupport"]),
     ]
 )

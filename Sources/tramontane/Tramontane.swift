@@ -26,7 +26,7 @@ struct Tramontane: ParsableCommand {
     static let commands: [any Command.Type] = [
         ImportCommand.self, VerifyCommand.self, UpCommand.self, CoordinatorCommand.self, WorkerCommand.self,
         StatusCommand.self, GenerateCommand.self, ChatCommand.self, TokenizeCommand.self, ScoreCommand.self,
-        BenchCommand.self,
+        BenchGroup.self,
     ]
 
     /// Runs a command on the main thread, which is not one of Swift's cooperative pool: commands may block and compute.
@@ -61,7 +61,7 @@ struct Tramontane: ParsableCommand {
         if status == .success { return nil }
         guard status == .validationFailure else { return (oneLine(describe(error)), ExitCode.failure.rawValue) }
         var line = oneLine(message(for: error))
-        if let command = arguments.lazy.compactMap(Self.command).first {
+        if let command = Self.command(in: arguments[...]) {
             line += ". For example: \(oneLine(command.example))"
         }
         return (line, status.rawValue)
@@ -69,14 +69,32 @@ struct Tramontane: ParsableCommand {
 
     /// The parser would call a misspelt command an unexpected argument, and would help with no command in particular.
     private static func checkCommand(_ arguments: ArraySlice<String>) throws {
-        guard let name = arguments.first, !name.hasPrefix("-"), command(name) == nil else { return }
+        guard let name = arguments.first else { return }
         if name == "help" { return try checkCommand(arguments.dropFirst()) }
-        let names = commands.compactMap { $0.configuration.commandName }
-        throw CommandError.usage("unknown command \"\(name)\"\(Suggestion.text(for: name, among: names))")
+        try check(arguments, among: commands, of: "")
     }
 
-    private static func command(_ name: String) -> (any Command.Type)? {
-        commands.first { $0.configuration.commandName == name }
+    private static func check(
+        _ arguments: ArraySlice<String>, among commands: [any Command.Type], of parent: String
+    ) throws {
+        guard let name = arguments.first, !name.hasPrefix("-"), !commands.isEmpty else { return }
+        guard let command = commands.first(where: { $0.configuration.commandName == name }) else {
+            let names = commands.compactMap { $0.configuration.commandName }
+            throw CommandError.usage("unknown command \"\(parent)\(name)\"\(Suggestion.text(for: name, among: names))")
+        }
+        try check(arguments.dropFirst(), among: command.nested, of: "\(parent)\(name) ")
+    }
+
+    /// The command that arguments name, the innermost one.
+    private static func command(in arguments: ArraySlice<String>) -> (any Command.Type)? {
+        var found: (any Command.Type)?
+        for argument in arguments {
+            guard let next = (found?.nested ?? commands).first(where: { $0.configuration.commandName == argument })
+            else { continue }
+            found = next
+            if next.nested.isEmpty { break }
+        }
+        return found
     }
 
     /// Errors of this project describe themselves; Foundation's say more in their localised form.
@@ -96,9 +114,14 @@ protocol Command: ParsableCommand {
 
     /// The options that environment and configuration file may set.
     static var settings: [Setting] { get }
+
+    /// Its own subcommands.
+    static var nested: [any Command.Type] { get }
 }
 
 extension Command {
+    static var nested: [any Command.Type] { [] }
+
     static func commandConfiguration(
         _ name: String, _ abstract: String, _ discussion: String = ""
     ) -> CommandConfiguration {

@@ -7,7 +7,7 @@ import ModelStore
 struct BenchCommand: Command {
     static let example = "tramontane bench --model cluster/demo --threads 2 --prefill 256 --batch 1 4 16 --json"
     static let configuration = commandConfiguration(
-        "bench", "Measures a model in this process, and the machine.",
+        "engine", "Measures a model in this process, and the machine.",
         """
         --prefill LENGTHS measures prompts, --batch STREAMS decoding in so many streams, --context LENGTHS decoding of one stream \
         after so many tokens (whose KV pages are copies of a short prompt's). Without any of them: --prefill 256 --batch 1 4 16. \

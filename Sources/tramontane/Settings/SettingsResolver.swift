@@ -7,14 +7,18 @@ import Yams
 ///
 /// The result is a command line again, so that a value is checked in the same way wherever it comes from.
 struct SettingsResolver {
-    /// By command.
+    /// By command; a subcommand of another one has both names, with a space between them.
     private let settings: [String: [Setting]]
     private let environment: [String: String]
 
     init(commands: [any Command.Type], environment: [String: String]) {
         var settings: [String: [Setting]] = [:]
         for command in commands {
-            settings[command.configuration.commandName ?? ""] = command.settings
+            let name = command.configuration.commandName ?? ""
+            settings[name] = command.settings
+            for nested in command.nested {
+                settings["\(name) \(nested.configuration.commandName ?? "")"] = nested.settings
+            }
         }
         self.init(settings: settings, environment: environment)
     }
@@ -33,9 +37,16 @@ struct SettingsResolver {
         let length = first.contains("=") ? 1 : 2
         guard arguments.count >= length else { throw Self.configWithoutValue }
         let rest = arguments[length...]
-        guard let name = rest.first, settings[name] != nil else { return Array(rest) }
+        let words = commandWords(rest)
         // Before the command's own, since the last one counts.
-        return [name] + arguments[..<length] + rest.dropFirst()
+        return words.isEmpty ? Array(rest) : words + arguments[..<length] + rest.dropFirst(words.count)
+    }
+
+    /// The words at the beginning that name a command: none, one, or two where it is a subcommand's.
+    private func commandWords(_ arguments: some Collection<String>) -> [String] {
+        let two = Array(arguments.prefix(2))
+        if two.count == 2, settings[two.joined(separator: " ")] != nil { return two }
+        return two.first.map { settings[$0] != nil } == true ? [two[0]] : []
     }
 
     /// - Parameter arguments: without the program's name, the command first.
@@ -43,10 +54,10 @@ struct SettingsResolver {
     ///   unknown key.
     func resolve(_ arguments: [String]) throws -> [String] {
         // `up` hands its children everything they need; what else is set was meant for `up`.
-        guard let name = arguments.first, let known = settings[name], !arguments.contains("--supervised") else {
-            return arguments
-        }
-        var rest = Array(arguments.dropFirst())
+        let words = commandWords(arguments)
+        let name = words.joined(separator: " ")
+        guard let known = settings[name], !arguments.contains("--supervised") else { return arguments }
+        var rest = Array(arguments.dropFirst(words.count))
         let options = Self.options(in: rest, known)
         // Help is given whatever else is wrong.
         guard options.allSatisfy({ !Self.questions.contains($0.name) }) else { return arguments }
@@ -81,7 +92,7 @@ struct SettingsResolver {
         if let configPath, !configPath.isEmpty {
             try add(configuration(path: configPath, command: name)) { "\(configPath): \($0.name)" }
         }
-        return [name] + added + rest
+        return words + added + rest
     }
 
     /// The settings of one command in a configuration file: those at the top, and over them those in the command's section.

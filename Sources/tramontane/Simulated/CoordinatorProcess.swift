@@ -1,0 +1,49 @@
+import Foundation
+import Wire
+
+/// A coordinator in a process of its own, on free ports of loopback, that ends with this process.
+final class CoordinatorProcess {
+    private let child: ChildProcess
+    private let supervision: (read: Int32, write: Int32)
+    private let log: String
+    private var lines: LineReader
+    private var hasEnded = false
+
+    var processID: pid_t { child.processID }
+
+    /// - Parameter arguments: of `tramontane coordinator`, without addresses.
+    init(arguments: [String]) throws {
+        log = FileManager.default.temporaryDirectory.appending(path: "tramontane-bench-\(getpid()).log").path
+        supervision = try Descriptors.pipe()
+        let addresses = ["--http", "127.0.0.1:0", "--listen", "127.0.0.1:0"]
+        child = try ChildProcess.start(
+            "coordinator", arguments: ["coordinator", "--supervised"] + addresses + arguments, log: log,
+            continuesLog: false, supervision: supervision.read, reports: true)
+        lines = LineReader(child.output)
+    }
+
+    /// Waits until the coordinator says so.
+    /// - Returns: where it serves HTTP, and where workers find it.
+    func wait(for event: CoordinatorReport.Event) throws -> (http: Address, listen: Address) {
+        while let line = try lines.next() {
+            guard let report = CoordinatorReport(line: String(decoding: line, as: UTF8.self)), report.event == event
+            else { continue }
+            return (try Address(parsing: report.http), try Address(parsing: report.listen))
+        }
+        let words = StateDirectory.lastLine(of: log).map { ": \($0)" } ?? ""
+        throw CommandError.failure("the coordinator ended; see \(log)\(words)")
+    }
+
+    /// Ends it, if it has not ended by itself.
+    func stop() {
+        guard !hasEnded else { return }
+        hasEnded = true
+        kill(child.processID, SIGTERM)
+        var status: Int32 = 0
+        while waitpid(child.processID, &status, 0) < 0, errno == EINTR {}
+        close(supervision.read)
+        close(supervision.write)
+        close(child.output)
+        if ProcessExit(waitStatus: status) == .status(0) { unlink(log) }
+    }
+}

@@ -71,7 +71,10 @@ let package = Package(
         target("Worker", ["Engine", "Transport", "Prometheus", coreMetrics, logging, serviceLifecycle, deque]),
         target(
             "Coordinator",
-            ["Placement", "Transport", "Tokenizer", "Prometheus", coreMetrics, logging, serviceLifecycle, deque]),
+            [
+                "Placement", "Transport", "Tokenizer", "Prometheus", coreMetrics, crypto, logging, serviceLifecycle,
+                deque,
+            ]),
         target(
             "Gateway",
             [

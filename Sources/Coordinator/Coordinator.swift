@@ -135,19 +135,20 @@ package final class Coordinator: Service, Sendable {
     /// - Throws: `RequestError` when the request is refused; afterwards failures are thrown out of the stream.
     package func submit(_ request: GenerationRequest) async throws -> GenerationStream {
         let times = RequestTimes()
-        return try await counting { try await admit(try await prepare(request), times) }
+        return try await counting { try await admit(try await prepare(request), ServiceTerms(request, times), times) }
     }
 
     /// The same for several answers to one request, numbered from its `choice` on. The prompt is read once.
     package func submit(_ request: GenerationRequest, choices: Int) async throws -> [GenerationStream] {
         let times = RequestTimes()
+        let terms = ServiceTerms(request, times)
         return try await counting {
             let prepared = try await prepare(request)
             var streams: [GenerationStream] = []
             for choice in 0..<max(0, choices) {
                 var prepared = prepared
                 prepared.sampling.choice = UInt32(clamping: request.sampling.choice + choice)
-                streams.append(try await admit(prepared, times))
+                streams.append(try await admit(prepared, terms, times))
             }
             return streams
         }
@@ -169,7 +170,9 @@ package final class Coordinator: Service, Sendable {
         }
     }
 
-    private func admit(_ prepared: RequestCheck.Prepared, _ times: RequestTimes) async throws -> GenerationStream {
+    private func admit(
+        _ prepared: RequestCheck.Prepared, _ terms: ServiceTerms, _ times: RequestTimes
+    ) async throws -> GenerationStream {
         let (core, loop) = try running()
         let id = numbers.next()
         let (stream, sink) = StreamSink.make(limit: configuration.readerTokenLimit) {
@@ -179,7 +182,8 @@ package final class Coordinator: Service, Sendable {
             Result { () throws(RequestError) in
                 try core.value.admit(
                     id: id, prompt: prepared.prompt, sampling: prepared.sampling, scoreTop: nil,
-                    request: Core.Request(machine: .generation(prepared.machine), sink: sink, times: times))
+                    request: Core.Request(
+                        machine: .generation(prepared.machine), sink: sink, terms: terms, times: times))
             }
         }
         try admission.get()
@@ -189,6 +193,8 @@ package final class Coordinator: Service, Sendable {
     /// Runs a sequence through a lane and gives the scores of its rows.
     /// - Throws: `RequestError`, or `CancellationError`.
     package func score(_ request: ScoringRequest) async throws -> ProtoScoreResponse {
+        let times = RequestTimes()
+        let terms = ServiceTerms(request, times)
         let (prepared, (core, loop)) = try await counting {
             (try await Self.apart { [check] in try check.prepare(request) }, try running())
         }
@@ -203,7 +209,7 @@ package final class Coordinator: Service, Sendable {
                             id: id, prompt: prepared.ids, sampling: RequestCheck.scoring, scoreTop: prepared.top,
                             request: Core.Request(
                                 machine: .score(ScoreMachine(ids: prepared.ids)),
-                                sink: ScoreSink(continuation: continuation)))
+                                sink: ScoreSink(continuation: continuation), terms: terms, times: times))
                     } catch {
                         core.value.metrics.failed(code: error.code)
                         continuation.resume(throwing: error)

@@ -42,6 +42,10 @@ package struct CoordinatorConfiguration: Sendable {
     package var queueTimeoutMilliseconds = 120_000
     /// Tokens a reader may be behind before it is cut off. Bounds what a stream buffers.
     package var readerTokenLimit = 1024
+    /// Whom requests are served for, by their API keys.
+    package var tenants = Tenants()
+    /// What each tenant's share is in proportion to; 1 where a tenant is not in it.
+    package var tenantWeights: [String: Double] { tenants.weights }
     /// Most requests under way on one client connection.
     package var streamsPerConnection = 256
     /// A worker that was not heard for this long is lost.

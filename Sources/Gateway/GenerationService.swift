@@ -7,6 +7,9 @@ package protocol GenerationService: Sendable {
     var servedModel: ServedModel { get }
     /// Whether a lane is open.
     var ready: Bool { get }
+    /// The tenant that an API key names; the key is empty where the request has none.
+    /// - Throws: `RequestError`
+    func tenant(ofKey key: String) throws -> String
     /// The events of a request that was taken, one sequence for each of `choices` answers, which are numbered from the
     /// request's own choice on.
     /// - Throws: `RequestError`, here or later out of a sequence.
@@ -40,6 +43,10 @@ extension Coordinator: GenerationService {
         return ServedModel(
             name: configuration.modelName, vocabularySize: tokenizer.vocabularySize, contextLength: contextLength,
             fingerprint: "tramontane-n\(manifest.numericsVersion)-\(digest.joined())\(backend)")
+    }
+
+    package func tenant(ofKey key: String) throws -> String {
+        try configuration.tenants.tenant(ofKey: key)
     }
 
     package func generate(

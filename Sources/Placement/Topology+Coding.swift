@@ -11,73 +11,48 @@
 /// Layers and experts are numbers and inclusive ranges, with commas ("0-3,6") or as a list.
 extension Topology: Codable {
     package init(from decoder: any Decoder) throws {
-        let container = try Keys.container(of: decoder, what: "topology", known: ["stages"])
-        stages = try container.decode([Stage].self, forKey: Keys("stages"))
+        let container = try StrictKeys.container(of: decoder, what: "topology", known: ["stages"])
+        stages = try container.decode([Stage].self, forKey: StrictKeys("stages"))
     }
 
     package func encode(to encoder: any Encoder) throws {
-        var container = encoder.container(keyedBy: Keys.self)
-        try container.encode(stages, forKey: Keys("stages"))
+        var container = encoder.container(keyedBy: StrictKeys.self)
+        try container.encode(stages, forKey: StrictKeys("stages"))
     }
 }
 
 extension Topology.Stage: Codable {
     package init(from decoder: any Decoder) throws {
-        let container = try Keys.container(of: decoder, what: "stage", known: ["layers", "workers"])
-        let key = Keys("layers")
+        let container = try StrictKeys.container(of: decoder, what: "stage", known: ["layers", "workers"])
+        let key = StrictKeys("layers")
         let values = try container.decode(Numbers.self, forKey: key).values
         guard let first = values.first, let last = values.last, values.count == last - first + 1 else {
             throw DecodingError.dataCorruptedError(
                 forKey: key, in: container, debugDescription: "layers: give one range, for example 0-2")
         }
-        let members = try container.decode([Topology.Member].self, forKey: Keys("workers"))
+        let members = try container.decode([Topology.Member].self, forKey: StrictKeys("workers"))
         self.init(layers: first..<last + 1, members: members)
     }
 
     package func encode(to encoder: any Encoder) throws {
-        var container = encoder.container(keyedBy: Keys.self)
-        try container.encode("\(layers.lowerBound)-\(layers.upperBound - 1)", forKey: Keys("layers"))
-        try container.encode(members, forKey: Keys("workers"))
+        var container = encoder.container(keyedBy: StrictKeys.self)
+        try container.encode("\(layers.lowerBound)-\(layers.upperBound - 1)", forKey: StrictKeys("layers"))
+        try container.encode(members, forKey: StrictKeys("workers"))
     }
 }
 
 extension Topology.Member: Codable {
     package init(from decoder: any Decoder) throws {
-        let container = try Keys.container(of: decoder, what: "worker", known: ["name", "experts"])
+        let container = try StrictKeys.container(of: decoder, what: "worker", known: ["name", "experts"])
         self.init(
-            name: try container.decode(String.self, forKey: Keys("name")),
-            experts: try container.decode(Numbers.self, forKey: Keys("experts")).values)
+            name: try container.decode(String.self, forKey: StrictKeys("name")),
+            experts: try container.decode(Numbers.self, forKey: StrictKeys("experts")).values)
     }
 
     package func encode(to encoder: any Encoder) throws {
-        var container = encoder.container(keyedBy: Keys.self)
-        try container.encode(name, forKey: Keys("name"))
-        try container.encode(experts, forKey: Keys("experts"))
-    }
-}
-
-/// Keys by their text, so that an unknown one is an error with a suggestion and not silently skipped.
-private struct Keys: CodingKey {
-    let stringValue: String
-    var intValue: Int? { nil }
-
-    init(_ text: String) { stringValue = text }
-    init?(stringValue: String) { self.stringValue = stringValue }
-    init?(intValue: Int) { nil }
-
-    static func container(
-        of decoder: any Decoder, what: String, known: [String]
-    ) throws -> KeyedDecodingContainer<Keys> {
-        let container = try decoder.container(keyedBy: Keys.self)
-        for key in container.allKeys.sorted(by: { $0.stringValue < $1.stringValue })
-        where !known.contains(key.stringValue) {
-            let near = known.first { $0.first == key.stringValue.first }
-            let hint = near.map { "did you mean \"\($0)\"?" } ?? "known are \(known.joined(separator: ", "))"
-            throw DecodingError.dataCorruptedError(
-                forKey: key, in: container,
-                debugDescription: "\(what): unknown key \"\(key.stringValue.prefix(64))\"; \(hint)")
-        }
-        return container
+        var container = encoder.container(keyedBy: StrictKeys.self)
+        try container.encode(name, forKey: StrictKeys("name"))
+        try container.encode(experts, forKey: StrictKeys("experts"))
     }
 }
 

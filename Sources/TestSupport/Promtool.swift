@@ -6,6 +6,11 @@ package enum Promtool {
         package var status: Int32
         /// What it complains of.
         package var complaints: String
+
+        package init(status: Int32, complaints: String) {
+            self.status = status
+            self.complaints = complaints
+        }
     }
 
     /// `promtool check metrics`: the text is valid, and the names, types and helps are as is good practice.

@@ -188,7 +188,7 @@ struct ClientStateMachine<Reader, Caller> {
                 return [.resumeCaller(caller, .success(frame))]
             case .failed:
                 entries[id] = nil
-                let failure = TramontaneError(Failure(try frame.message(ProtoFailure.self)))
+                let failure = TramontaneError(try frame.message(ProtoFailure.self))
                 return [.resumeCaller(caller, .failure(failure))]
             default:
                 throw Self.unexpected(frame, "as an answer to a request for \(answer.name)")
@@ -222,7 +222,7 @@ struct ClientStateMachine<Reader, Caller> {
             return deliver(.finished(Outcome(try frame.message())), id, &stream)
         case .failed:
             stream.isTerminated = true
-            let failure = TramontaneError(Failure(try frame.message(ProtoFailure.self)))
+            let failure = TramontaneError(try frame.message(ProtoFailure.self))
             if let reader = stream.reader {
                 entries[id] = nil
                 return [.resumeReader(reader, .failure(failure))]

@@ -52,6 +52,10 @@ public struct GenerationOptions: Sendable, Hashable {
     public var stop: [String] = []
     /// Function tools of a chat: a JSON array in OpenAI's form; empty for none.
     public var toolsJSON = ""
+    /// Lower is served earlier, among the requests with the same API key: −1,000 to 1,000.
+    public var priority = 0
+    /// From the request's arrival, up to a day. An answer that has not finished by then fails with `deadline_exceeded`.
+    public var deadlineMilliseconds: Int?
 
     public init(
         model: String = "", temperature: Float? = nil, maxTokens: Int? = nil, seed: UInt64? = nil, stop: [String] = []
@@ -98,6 +102,8 @@ public struct Outcome: Sendable, Hashable {
     public let promptTokens: Int
     /// Generated tokens, the end-of-answer token included.
     public let completionTokens: Int
+    /// Tokens of the prompt that the cluster did not have to compute again.
+    public let cachedTokens: Int
 }
 
 /// A whole answer.
@@ -128,7 +134,7 @@ extension Outcome {
             }
         self.init(
             finishReason: reason, promptTokens: Int(message.promptTokens),
-            completionTokens: Int(message.completionTokens)
+            completionTokens: Int(message.completionTokens), cachedTokens: Int(message.cachedTokens)
         )
     }
 }
@@ -144,6 +150,8 @@ extension ProtoGenerateRequest {
         if let seed = options.seed { self.seed = seed }
         if let maxTokens = options.maxTokens { self.maxTokens = UInt32(clamping: maxTokens) }
         stop = options.stop
+        priority = Int32(clamping: options.priority)
+        if let deadline = options.deadlineMilliseconds { deadlineMs = UInt32(clamping: deadline) }
         // Sorted, so that equal options make equal bytes.
         logitBias = options.logitBias.sorted { $0.key < $1.key }.map { token, value in
             var bias = ProtoLogitBias()

@@ -16,9 +16,11 @@ package import Wire
 /// The connection closes with ``close()`` or when the last reference to the client and its streams is gone.
 public final class TramontaneClient: Sendable {
     let core: ClientCore
+    private let apiKey: String
 
-    private init(core: ClientCore) {
+    private init(core: ClientCore, apiKey: String) {
         self.core = core
+        self.apiKey = apiKey
     }
 
     deinit {
@@ -27,10 +29,12 @@ public final class TramontaneClient: Sendable {
 
     /// Connects to a coordinator's binary port.
     ///
-    /// - Parameter name: What the cluster's logs call this application.
+    /// - Parameters:
+    ///   - name: What the cluster's logs call this application.
+    ///   - apiKey: Whom the requests are served for; may be empty unless the cluster has a list of tenants.
     /// - Throws: ``TramontaneError``, for example `connect_failed` or `handshake_timeout`.
     public static func connect(
-        host: String, port: Int, name: String = "TramontaneClient"
+        host: String, port: Int, name: String = "TramontaneClient", apiKey: String = ""
     ) async throws(TramontaneError) -> TramontaneClient {
         let core = ClientCore()
         let identity = LocalIdentity(role: .client, name: name, incarnation: UInt64.random(in: 1...UInt64.max))
@@ -44,7 +48,7 @@ public final class TramontaneClient: Sendable {
         } catch {
             throw TramontaneError(error)
         }
-        return TramontaneClient(core: core)
+        return TramontaneClient(core: core, apiKey: apiKey)
     }
 
     /// Closes the connection; streams that are being read fail with `client_closed`, and their work is cancelled.
@@ -58,20 +62,26 @@ public final class TramontaneClient: Sendable {
     public func chat(_ messages: [ChatMessage], options: GenerationOptions = GenerationOptions()) -> TokenStream {
         var request = ProtoGenerateRequest(options)
         request.chat = ProtoChat(messages, toolsJson: options.toolsJSON)
-        return TokenStream(client: self, request: request)
+        return stream(request)
     }
 
     /// The continuation of a text.
     public func complete(_ prompt: String, options: GenerationOptions = GenerationOptions()) -> TokenStream {
         var request = ProtoGenerateRequest(options)
         request.text = prompt
-        return TokenStream(client: self, request: request)
+        return stream(request)
     }
 
     /// The continuation of a sequence of tokens, taken as they are.
     public func complete(tokens: [Int32], options: GenerationOptions = GenerationOptions()) -> TokenStream {
         var request = ProtoGenerateRequest(options)
         request.tokens.ids = tokens
+        return stream(request)
+    }
+
+    private func stream(_ request: ProtoGenerateRequest) -> TokenStream {
+        var request = request
+        request.apiKey = apiKey
         return TokenStream(client: self, request: request)
     }
 
@@ -104,7 +114,9 @@ public final class TramontaneClient: Sendable {
 
     /// The score as the wire carries it.
     package func scored(_ request: ProtoScoreRequest) async throws -> ProtoScoreResponse {
-        let frame = try await core.call(answer: .scored) { Frame(.score, request, correlation: $0) }
+        var request = request
+        request.apiKey = apiKey
+        let frame = try await core.call(answer: .scored) { [request] in Frame(.score, request, correlation: $0) }
         return try decoded { () throws(Failure) in try frame.message() }
     }
 

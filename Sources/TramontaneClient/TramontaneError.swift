@@ -7,14 +7,23 @@ public struct TramontaneError: Error, Sendable, Hashable, CustomStringConvertibl
     public let code: String
     /// One line for people, naming what was found and what would be right.
     public let message: String
+    /// After so long the same may succeed, where the cluster said so.
+    public let retryAfterSeconds: Int?
 
-    public init(code: String, message: String) {
+    public init(code: String, message: String, retryAfterSeconds: Int? = nil) {
         self.code = code
         self.message = message
+        self.retryAfterSeconds = retryAfterSeconds
     }
 
     init(_ failure: Failure) {
         self.init(code: failure.code, message: failure.message)
+    }
+
+    init(_ failure: ProtoFailure) {
+        self.init(
+            code: failure.code, message: failure.message,
+            retryAfterSeconds: failure.retryAfterSeconds > 0 ? Int(failure.retryAfterSeconds) : nil)
     }
 
     public var description: String { "\(code): \(message)" }

@@ -132,6 +132,7 @@ extension ClusterTests {
                 let text = try await chat.collect().text
                 for kind in ["chat", "chat_streamed"] { #expect(answers[kind]?.string == text, "\(kind)") }
                 #expect(answers["usage_agrees"] == .bool(true))
+                #expect(answers["cached_tokens"]?.array?.count == 2)
             }
             await client.close()
 

@@ -48,6 +48,15 @@ struct OptionsTests {
         #expect(throws: Never.self) { try ServingOptions.parse(arguments) }
     }
 
+    @Test func theCoordinatorOfUpIsToldTheTenants() throws {
+        let serving = try ServingOptions.parse(["--model", "m", "--workers", "1", "--tenants", "t.yaml"])
+        let arguments = serving.arguments(modelPath: "m")
+        let place = try #require(arguments.firstIndex(of: "--tenants"))
+        #expect(arguments[place + 1] == "t.yaml")
+        let without = try ServingOptions.parse(["--model", "m", "--workers", "1"])
+        #expect(!without.arguments(modelPath: "m").contains("--tenants"))
+    }
+
     @Test func sizes() throws {
         #expect(try NumberParsing.bytes("8GiB") == 8 << 30)
         #expect(try NumberParsing.bytes("512m") == 512 << 20)

@@ -78,6 +78,19 @@ import Wire
         }
     }
 
+    @Test func strangersToAListOfTenantsAreRefused() async throws {
+        let tenants = try Tenants([Tenants.Tenant(name: "a", key: "one")])
+        try await withFakeCluster(change: { $0.tenants = tenants }) { _, _, address in
+            let client = try await FakeClient(address)
+            client.generate(1, text: "x", maxTokens: 2, credit: 9)
+            let refused = await client.until(.failed)
+            #expect(try refused.last?.message(ProtoFailure.self).code == "invalid_api_key")
+            client.generate(2, text: "x", maxTokens: 2, credit: 9, apiKey: "one")
+            #expect(await client.until(.finished, .failed).last?.kind == .finished)
+            client.connection.close(nil)
+        }
+    }
+
     @Test func severalAnswersToOneRequestDifferByTheirChoice() async throws {
         try await withFakeCluster { coordinator, workers, _ in
             workers[0].hold()

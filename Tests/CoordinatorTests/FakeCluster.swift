@@ -208,12 +208,13 @@ final class FakeClient: Sendable {
         }
     }
 
-    func generate(_ stream: UInt64, text: String, maxTokens: UInt32, credit: UInt32) {
+    func generate(_ stream: UInt64, text: String, maxTokens: UInt32, credit: UInt32, apiKey: String = "") {
         var request = ProtoGenerateRequest()
         request.text = text
         request.maxTokens = maxTokens
         request.seed = 1
         request.credit = credit
+        request.apiKey = apiKey
         connection.send(Frame(.generate, request, correlation: stream))
     }
 

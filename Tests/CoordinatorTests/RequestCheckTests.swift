@@ -147,6 +147,48 @@ import Wire
         #expect(role?.parameter == "messages[1].role")
     }
 
+    @Test func howARequestIsServedAmongOthers() throws {
+        var message = ProtoGenerateRequest()
+        message.text = "x"
+        message.apiKey = "one"
+        message.priority = -3
+        message.deadlineMs = 500
+        let tenants = try Tenants([Tenants.Tenant(name: "a", key: "one")])
+        let times = RequestTimes(arrived: .uptimeNanoseconds(1_000_000_000))
+        #expect(
+            ServiceTerms(try GenerationRequest(message, tenants: tenants), times)
+                == ServiceTerms(tenant: "a", priority: -3, deadline: 1500))
+        var score = ProtoScoreRequest()
+        score.text = "x"
+        score.apiKey = "one"
+        score.priority = 4
+        #expect(
+            ServiceTerms(try ScoringRequest(score, tenants: tenants), times)
+                == ServiceTerms(tenant: "a", priority: 4, deadline: nil))
+        let stranger = #expect(throws: RequestError.self) {
+            try GenerationRequest(ProtoGenerateRequest(), tenants: tenants)
+        }
+        #expect(stranger?.code == "invalid_api_key")
+        for priority in [Int32.min, -1001, 1001, .max] {
+            #expect(
+                error {
+                    $0.text = "x"
+                    $0.priority = priority
+                }?.code == "invalid_priority")
+            let refused = #expect(throws: RequestError.self) {
+                try check.prepare(ScoringRequest(input: .text("x"), top: 0, priority: Int(priority)))
+            }
+            #expect(refused?.code == "invalid_priority")
+        }
+        for deadline in [0, 86_400_001, UInt32.max] {
+            #expect(
+                error {
+                    $0.text = "x"
+                    $0.deadlineMs = deadline
+                }?.message == "deadline_ms: \(deadline), 1 to 86400000 are allowed")
+        }
+    }
+
     @Test func aScoreGivesAtMostTheVocabulary() throws {
         let score = try check.prepare(ScoringRequest(input: .tokens([1, 2]), top: 1_000_000))
         #expect(score.top == UInt32(FakeModel.vocabulary))

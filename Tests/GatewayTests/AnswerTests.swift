@@ -26,7 +26,8 @@ import Tokenizer
             """
             {"messages": [{"role": "developer", "content": "s"}, {"role": "user", "content": "x"}], "n": 3,
              "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "seed": 18446744073709551615,
-             "stop": ["a", "b"], "logit_bias": {"9": 1.5, "3": -2}, "max_completion_tokens": 9.0, "model": "m"}
+             "stop": ["a", "b"], "logit_bias": {"9": 1.5, "3": -2}, "max_completion_tokens": 9.0, "model": "m",
+             "priority": -7, "deadline_ms": 2500}
             """)
         #expect(decoded.model == "m")
         #expect(decoded.maxTokens == 9)
@@ -34,6 +35,7 @@ import Tokenizer
         #expect(decoded.choices == 3)
         let requests = decoded.generationRequests(seed: 5)
         #expect(requests.count == 1)
+        #expect(requests.first?.priority == -7 && requests.first?.deadlineMilliseconds == 2500)
         let sampling = try #require(requests.first?.sampling)
         #expect(
             sampling
@@ -53,6 +55,10 @@ import Tokenizer
             (#""max_tokens": 0"#, { $0.maxTokens = 0 }),
             (#""logit_bias": {"600": 1}"#, { $0.sampling.logitBias = [(600, 1)] }),
             (#""stop": [""]"#, { $0.stop = [""] }),
+            (#""priority": 1001"#, { $0.priority = 1001 }),
+            (#""priority": -1001"#, { $0.priority = -1001 }),
+            (#""deadline_ms": 0"#, { $0.deadlineMilliseconds = 0 }),
+            (#""deadline_ms": 86400001"#, { $0.deadlineMilliseconds = 86_400_001 }),
             (#""prompt": [""]"#, { $0.prompt = .text("") }),
             (#""prompt": []"#, { $0.prompt = .tokens([]) }),
             (#""prompt": [600]"#, { $0.prompt = .tokens([600]) }),

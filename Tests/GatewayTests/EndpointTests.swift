@@ -66,7 +66,10 @@ import Testing
             #expect(choice["message"]?["role"]?.string == "assistant")
             #expect(choice["message"]?["content"]?.string == "To be, or not")
             #expect(choice["finish_reason"]?.string == "stop")
-            #expect(json["usage"]?.text == #"{"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}"#)
+            #expect(
+                json["usage"]?.text
+                    == #"{"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "#
+                    + #""prompt_tokens_details": {"cached_tokens": 2}}"#)
         }
         #expect(service.requests.map(\.sampling.seed) == [42])
     }
@@ -94,6 +97,7 @@ import Testing
             #expect(chunks[3]["choices"]?.array?.first?["finish_reason"]?.string == "stop")
             #expect(chunks[3]["usage"] == .null)
             #expect(chunks[4]["usage"]?["total_tokens"]?.integer == 8)
+            #expect(chunks[4]["usage"]?["prompt_tokens_details"]?["cached_tokens"]?.integer == 2)
         }
     }
 
@@ -108,6 +112,7 @@ import Testing
             #expect(choices.map { $0["text"]?.string } == ["ab", "a#1b#1", "ab", "a#1b#1"])
             // A prompt counts once, whatever the number of its answers.
             #expect(json?["usage"]?["prompt_tokens"]?.integer == 10)
+            #expect(json?["usage"]?["prompt_tokens_details"]?["cached_tokens"]?.integer == 4)
             #expect(json?["usage"]?["completion_tokens"]?.integer == 12)
         }
         // A prompt is asked for once, and so tokenised once, however many answers it gets.

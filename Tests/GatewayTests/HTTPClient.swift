@@ -94,18 +94,20 @@ struct HTTPClient {
         try? await channel.close()
     }
 
-    func get(_ path: String, method: String = "GET") async throws -> HTTPAnswer {
-        try #require(
-            HTTPAnswer(try await exchange("\(method) \(path) HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")))
+    func get(_ path: String, method: String = "GET", header: String? = nil) async throws -> HTTPAnswer {
+        let line = header.map { "\($0)\r\n" } ?? ""
+        return try #require(
+            HTTPAnswer(
+                try await exchange("\(method) \(path) HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\(line)\r\n")))
     }
 
-    func post(_ path: String, _ body: String) async throws -> HTTPAnswer {
-        try #require(HTTPAnswer(try await exchange(Self.request(path, body))))
+    func post(_ path: String, _ body: String, header: String? = nil) async throws -> HTTPAnswer {
+        try #require(HTTPAnswer(try await exchange(Self.request(path, body, header: header))))
     }
 
-    static func request(_ path: String, _ body: String) -> String {
+    static func request(_ path: String, _ body: String, header: String? = nil) -> String {
         "POST \(path) HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
+            + (header.map { "\($0)\r\n" } ?? "") + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
     }
 }
 

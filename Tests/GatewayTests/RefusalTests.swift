@@ -6,7 +6,7 @@ import Testing
 /// What the coordinator refuses or fails, as HTTP tells it.
 @Suite struct RefusalTests {
     static let refusals: [(RequestError, Int, String)] = [
-        (RequestError(.overloaded, code: "queue_full", message: "full"), 429, "queue_full"),
+        (RequestError(.overloaded, code: "queue_full", message: "full", retryAfterSeconds: 1), 429, "queue_full"),
         (RequestError(.unavailable, code: "not_ready", message: "none"), 503, "not_ready"),
         (RequestError(.notFound, code: "model_not_found", message: "no", parameter: "model"), 404, "model_not_found"),
         (
@@ -26,6 +26,28 @@ import Testing
                 #expect(answer.headers["retry-after"] == (status == 429 || status == 503 ? "1" : nil))
                 if code == "context_length_exceeded" { #expect(answer.error?["param"]?.string == "messages") }
             }
+        }
+    }
+
+    @Test func theTimeToRetryIsTheCoordinators() async throws {
+        let error = RequestError(.overloaded, code: "queue_full", message: "full", retryAfterSeconds: 17)
+        try await withGateway(ScriptedService { _ in throw error }) { client in
+            let answer = try await client.post("/v1/completions", #"{"prompt": "x"}"#)
+            #expect(answer.headers["retry-after"] == "17")
+        }
+    }
+
+    @Test func aDeadlineThatPasses() async throws {
+        let late = RequestError(.late, code: "deadline_exceeded", message: "late")
+        let events = Array(ScriptedService.answer(["half"]).dropLast())
+        try await withGateway(ScriptedService { _ in ScriptedService.events(events, failing: late) }) { client in
+            let whole = try await client.post("/v1/completions", #"{"prompt": "x", "deadline_ms": 9}"#)
+            #expect(whole.status == 504)
+            #expect(whole.error?["code"]?.string == "deadline_exceeded")
+            let streamed = try await client.post("/v1/completions", #"{"prompt": "x", "stream": true}"#)
+            #expect(streamed.status == 200)
+            let last = try JSONValue(parsing: streamed.events.last ?? "")
+            #expect(last["error"]?["code"]?.string == "deadline_exceeded")
         }
     }
 

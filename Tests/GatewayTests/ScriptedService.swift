@@ -9,11 +9,16 @@ final class ScriptedService: GenerationService {
 
     let servedModel = ServedModel(name: "org/demo", vocabularySize: 512, contextLength: 256, fingerprint: "fp")
     let ready: Bool
+    private let tenants: Tenants
     private let script: @Sendable (GenerationRequest) throws -> Events
     private let received = Mutex<[GenerationRequest]>([])
 
-    init(ready: Bool = true, script: @escaping @Sendable (GenerationRequest) throws -> Events) {
+    init(
+        ready: Bool = true, tenants: Tenants = Tenants(),
+        script: @escaping @Sendable (GenerationRequest) throws -> Events
+    ) {
         self.ready = ready
+        self.tenants = tenants
         self.script = script
     }
 
@@ -23,6 +28,8 @@ final class ScriptedService: GenerationService {
     }
 
     var requests: [GenerationRequest] { received.withLock { $0 } }
+
+    func tenant(ofKey key: String) throws -> String { try tenants.tenant(ofKey: key) }
 
     func generate(_ request: GenerationRequest, choices: Int) async throws -> [Events] {
         received.withLock { $0.append(request) }
@@ -35,7 +42,7 @@ final class ScriptedService: GenerationService {
 
     static func answer(_ pieces: [String], choice: Int = 0) -> [GenerationEvent] {
         [accepted] + pieces.map { .delta(text: choice == 0 ? $0 : "\($0)#\(choice)", tokens: [300]) }
-            + [.finished(.stop, Usage(promptTokens: 5, completionTokens: pieces.count + 1))]
+            + [.finished(.stop, Usage(promptTokens: 5, completionTokens: pieces.count + 1, cachedTokens: 2))]
     }
 
     static func events(_ events: [GenerationEvent], failing error: RequestError? = nil) -> Events {

@@ -150,7 +150,7 @@ struct RegistryTests {
         registry.counter("odd_total", "Help with a \\ and a\nnew line.", [("v", "a\\b\"c\nd\r\n✓")]).increment()
         registry.gauge("extreme", "Numbers.", [("v", "inf")]).set(Double.infinity)
         registry.gauge("extreme", "Numbers.", [("v", "nan")]).set(Double.nan)
-        registry.gauge("extreme", "Numbers.", [("v", "small")]).set(5e-324)
+        registry.gauge("extreme", "Numbers.", [("v", "small")]).set(Double.leastNonzeroMagnitude)
         registry.timer("wait_seconds", "Waiting.", buckets: [0.000_01, 1e9], [("a", "b")]).recordSeconds(1)
         let result = try Promtool.check(registry.text)
         #expect(result == Promtool.Result(status: 0, complaints: ""))

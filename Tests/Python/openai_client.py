@@ -19,6 +19,8 @@ def main():
 def ask(client, model, common):
     prompt = common.pop("prompt")
     common["model"] = model
+    # Fields that OpenAI does not have, as vLLM's users send them.
+    common["extra_body"] = {"priority": -1, "deadline_ms": 60_000}
     streamed = {"stream": True, "stream_options": {"include_usage": True}}
     messages = [{"role": "user", "content": prompt}]
 
@@ -48,6 +50,7 @@ def ask(client, model, common):
         "chat_streamed": chat_streamed,
         "usage_agrees": [usage.total_tokens for usage in usages]
         == [completion.usage.total_tokens, chat.usage.total_tokens],
+        "cached_tokens": [usage.prompt_tokens_details.cached_tokens for usage in usages],
     }
 
 

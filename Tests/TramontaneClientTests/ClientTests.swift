@@ -10,7 +10,7 @@ import Wire
 
 /// A coordinator that answers a text of N words with the text's own words, one delta each, as credit allows.
 ///
-/// "endless" never ends; "refused" and "broken" fail before and after being accepted; "vanish" closes the connection.
+/// "terms" is answered with how the request wants to be served; "endless" never ends; "refused" and "broken" fail before and after being accepted; "vanish" closes the connection.
 final class EchoServer: Sendable {
     let listener: Listener
     let log: AsyncStream<String>
@@ -31,8 +31,8 @@ final class EchoServer: Sendable {
         return EchoServer(listener: listener, log: log)
     }
 
-    func connect() async throws -> TramontaneClient {
-        try await TramontaneClient.connect(host: "127.0.0.1", port: listener.port)
+    func connect(apiKey: String = "") async throws -> TramontaneClient {
+        try await TramontaneClient.connect(host: "127.0.0.1", port: listener.port, apiKey: apiKey)
     }
 
     func logged(_ line: String) async -> Bool {
@@ -69,7 +69,8 @@ final class EchoServer: Sendable {
                 guard streams.removeValue(forKey: id) != nil else { return }
                 finish(id, .cancelled, 0, connection)
             case .score:
-                connection.send(.failed(id, "prompt_too_long"))
+                let key = (try? frame.message(ProtoScoreRequest.self))?.apiKey ?? ""
+                connection.send(.failed(id, key.isEmpty ? "prompt_too_long" : "key_\(key)"))
             case .status:
                 var status = ProtoStatusResponse()
                 status.model = "echo"
@@ -96,9 +97,10 @@ final class EchoServer: Sendable {
             accepted.promptTokens = 3
             connection.send(Frame(.accepted, accepted, correlation: id))
             if text == "broken" { return connection.send(.failed(id, "worker_lost")) }
+            let terms = "\(request.apiKey) \(request.priority) \(request.hasDeadlineMs ? request.deadlineMs : 0)"
             streams[id] = Stream(
-                words: text.split(separator: " ").map(String.init), isEndless: text == "endless", credit: request.credit
-            )
+                words: (text == "terms" ? terms : text).split(separator: " ").map(String.init),
+                isEndless: text == "endless", credit: request.credit)
             pump(id, connection)
         }
 
@@ -122,6 +124,7 @@ final class EchoServer: Sendable {
             var finished = ProtoFinished()
             finished.reason = reason
             finished.completionTokens = tokens
+            finished.cachedTokens = 2
             connection.send(Frame(.finished, finished, correlation: id))
         }
     }
@@ -129,7 +132,9 @@ final class EchoServer: Sendable {
 
 extension Frame {
     fileprivate static func failed(_ id: UInt64, _ code: String) -> Frame {
-        Frame(.failed, ProtoFailure(Failure(code: code, message: "as asked")), correlation: id)
+        var failure = ProtoFailure(Failure(code: code, message: "as asked"))
+        failure.retryAfterSeconds = code == "queue_full" ? 17 : 0
+        return Frame(.failed, failure, correlation: id)
     }
 }
 
@@ -145,8 +150,25 @@ extension Frame {
         #expect(answer.acceptance?.seed == 99)
         #expect(answer.outcome?.finishReason == .stop)
         #expect(answer.outcome?.completionTokens == 4)
+        #expect(answer.outcome?.cachedTokens == 2)
         await client.close()
         #expect(await server.logged("closed"))
+        await server.listener.close()
+    }
+
+    @Test func howARequestIsServedAmongOthers() async throws {
+        let server = try await EchoServer.start()
+        let client = try await server.connect(apiKey: "sk-1")
+        var options = GenerationOptions()
+        options.priority = -3
+        options.deadlineMilliseconds = 500
+        #expect(try await client.complete("terms", options: options).collect().text == "sk-1 -3 500 ")
+        #expect(try await client.chat([.user("terms")]).collect().text == "sk-1 0 0 ")
+        let score = await #expect(throws: TramontaneError.self) { try await client.score("x") }
+        #expect(score?.code == "key_sk-1")
+        let refused = await #expect(throws: TramontaneError.self) { try await client.complete("refused").collect() }
+        #expect(refused?.retryAfterSeconds == 17)
+        await client.close()
         await server.listener.close()
     }
 

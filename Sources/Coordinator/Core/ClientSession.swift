@@ -105,14 +105,17 @@ final class ClientSession: ConnectionDelegate {
         if let refusal = core.check.refusal(ofGenerate: frame.payload) { return try refuse(frame, refusal) }
         let message = try frame.message(ProtoGenerateRequest.self)
         guard let id = try open(frame, credit: message.credit) else { return }
-        let check = core.check
-        let times = RequestTimes()
+        let (check, tenants, times) = (core.check, core.configuration.tenants, RequestTimes())
         prepare(id, frame) { () throws(RequestError) in
-            try check.prepare(GenerationRequest(message), drawSeed: { UInt64.random(in: 0...UInt64.max) })
-        } admit: { core, prepared, sink throws(RequestError) in
+            let request = try GenerationRequest(message, tenants: tenants)
+            let prepared = try check.prepare(request, drawSeed: { UInt64.random(in: 0...UInt64.max) })
+            return (prepared, ServiceTerms(request, times))
+        } admit: { core, ready, sink throws(RequestError) in
+            let (prepared, terms) = ready
             try core.admit(
                 id: id, prompt: prepared.prompt, sampling: prepared.sampling, scoreTop: nil,
-                request: Core.Request(machine: .generation(prepared.machine), sink: sink, times: times))
+                request: Core.Request(
+                    machine: .generation(prepared.machine), sink: sink, terms: terms, times: times))
         }
     }
 
@@ -121,13 +124,16 @@ final class ClientSession: ConnectionDelegate {
         let message = try frame.message(ProtoScoreRequest.self)
         // A score's answer is one frame, asked for by the request itself.
         guard let id = try open(frame, credit: 0) else { return }
-        let check = core.check
+        let (check, tenants, times) = (core.check, core.configuration.tenants, RequestTimes())
         prepare(id, frame) { () throws(RequestError) in
-            try check.prepare(ScoringRequest(message))
-        } admit: { core, prepared, sink throws(RequestError) in
+            let request = try ScoringRequest(message, tenants: tenants)
+            return (try check.prepare(request), ServiceTerms(request, times))
+        } admit: { core, ready, sink throws(RequestError) in
+            let (prepared, terms) = ready
             try core.admit(
                 id: id, prompt: prepared.ids, sampling: RequestCheck.scoring, scoreTop: prepared.top,
-                request: Core.Request(machine: .score(ScoreMachine(ids: prepared.ids)), sink: sink))
+                request: Core.Request(
+                    machine: .score(ScoreMachine(ids: prepared.ids)), sink: sink, terms: terms, times: times))
         }
     }
 
@@ -193,6 +199,7 @@ final class ClientSession: ConnectionDelegate {
                     $0.reason = ProtoFinished.Reason(reason)
                     $0.promptTokens = UInt32(clamping: usage.promptTokens)
                     $0.completionTokens = UInt32(clamping: usage.completionTokens)
+                    $0.cachedTokens = UInt32(clamping: usage.cachedTokens)
                 }
                 connection.send(Frame(.finished, message, correlation: stream))
             }

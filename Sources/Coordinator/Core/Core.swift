@@ -17,6 +17,7 @@ final class Core {
 
         var machine: Machine
         let sink: any RequestSink
+        let terms: ServiceTerms
         var times = RequestTimes()
     }
 
@@ -220,7 +221,12 @@ final class Core {
             case .token(let id, let token): take(token, for: id, at: moment)
             case .scored(let id, let rows): take(rows, for: id)
             case .failed(let id, let code, let message):
-                let kind: RequestError.Kind = code == RequestError.queueTimeout.code ? .unavailable : .failed
+                let kind: RequestError.Kind
+                switch code {
+                case RequestError.queueTimeout.code: kind = .unavailable
+                case RequestError.deadlineExceeded.code: kind = .late
+                default: kind = .failed
+                }
                 fail(id, RequestError(kind, code: code, message: message))
             }
         }
@@ -237,7 +243,8 @@ final class Core {
         var times = request.times
         metrics.token(&times, promptTokens: machine.promptTokens, at: moment)
         guard request.sink.delta(text: output.text, tokens: [token]) else {
-            requests[id] = Request(machine: .generation(machine), sink: request.sink, times: times)
+            requests[id] = Request(
+                machine: .generation(machine), sink: request.sink, terms: request.terms, times: times)
             fail(id, .slowReader(limit: configuration.readerTokenLimit))
             return
         }
@@ -247,7 +254,8 @@ final class Core {
             metrics.finished(reason, machine.usage, times)
             request.sink.finished(reason, machine.usage)
         } else {
-            requests[id] = Request(machine: .generation(machine), sink: request.sink, times: times)
+            requests[id] = Request(
+                machine: .generation(machine), sink: request.sink, terms: request.terms, times: times)
         }
     }
 
@@ -264,7 +272,8 @@ final class Core {
                 metrics.scored(promptTokens: response.ids.count)
                 request.sink.scored(response)
             } else {
-                requests[id] = Request(machine: .score(machine), sink: request.sink, times: request.times)
+                requests[id] = Request(
+                    machine: .score(machine), sink: request.sink, terms: request.terms, times: request.times)
             }
         } catch {
             fail(id, error)

@@ -4,8 +4,9 @@ import Wire
 
 extension GenerationRequest {
     /// A request of the client plane.
-    /// - Throws: `RequestError` where a field cannot be read.
-    init(_ message: ProtoGenerateRequest) throws(RequestError) {
+    /// - Throws: `RequestError` where a field cannot be read, or the key names no tenant.
+    init(_ message: ProtoGenerateRequest, tenants: Tenants = Tenants()) throws(RequestError) {
+        let tenant = try tenants.tenant(ofKey: message.apiKey)
         let prompt: Prompt
         switch message.prompt {
         case .text(let text): prompt = .text(text)
@@ -23,7 +24,9 @@ extension GenerationRequest {
         sampling.logitBias = message.logitBias.map { ($0.token, $0.bias) }
         self.init(
             model: message.model, prompt: prompt, sampling: sampling,
-            maxTokens: message.hasMaxTokens ? Int(message.maxTokens) : nil, stop: message.stop)
+            maxTokens: message.hasMaxTokens ? Int(message.maxTokens) : nil, stop: message.stop, tenant: tenant,
+            priority: Int(message.priority),
+            deadlineMilliseconds: message.hasDeadlineMs ? Int(message.deadlineMs) : nil)
     }
 
     private static func chat(_ chat: ProtoChat) throws(RequestError) -> Prompt {
@@ -66,14 +69,18 @@ extension GenerationRequest {
 }
 
 extension ScoringRequest {
-    /// - Throws: `RequestError` where a field is missing.
-    init(_ message: ProtoScoreRequest) throws(RequestError) {
+    /// - Throws: `RequestError` where a field is missing, or the key names no tenant.
+    init(_ message: ProtoScoreRequest, tenants: Tenants = Tenants()) throws(RequestError) {
+        let tenant = try tenants.tenant(ofKey: message.apiKey)
         let input: Input
         switch message.input {
         case .text(let text): input = .text(text)
         case .tokens(let sequence): input = .tokens(sequence.ids)
         case nil: throw .invalid("input", "missing; give text or tokens")
         }
-        self.init(model: message.model, input: input, top: Int(message.top))
+        self.init(
+            model: message.model, input: input, top: Int(message.top), tenant: tenant,
+            priority: Int(message.priority),
+            deadlineMilliseconds: message.hasDeadlineMs ? Int(message.deadlineMs) : nil)
     }
 }

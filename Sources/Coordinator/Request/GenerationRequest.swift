@@ -19,16 +19,25 @@ package struct GenerationRequest: Sendable {
     package var maxTokens: Int?
     /// Generation ends before the first of these appears in the text. At most 16, each of 1 to 1,024 bytes.
     package var stop: [String]
+    /// A name out of `Tenants`, which makes no difference to the answer.
+    package var tenant: String
+    /// Lower is served earlier, among the requests of the same tenant: −1,000 to 1,000.
+    package var priority: Int
+    /// From arrival, 1 to 86,400,000. A request that has not finished by then has failed.
+    package var deadlineMilliseconds: Int?
 
     package init(
         model: String = "", prompt: Prompt, sampling: SamplingOptions = SamplingOptions(), maxTokens: Int? = nil,
-        stop: [String] = []
+        stop: [String] = [], tenant: String = Tenants.anonymous, priority: Int = 0, deadlineMilliseconds: Int? = nil
     ) {
         self.model = model
         self.prompt = prompt
         self.sampling = sampling
         self.maxTokens = maxTokens
         self.stop = stop
+        self.tenant = tenant
+        self.priority = priority
+        self.deadlineMilliseconds = deadlineMilliseconds
     }
 }
 
@@ -80,10 +89,20 @@ package struct ScoringRequest: Sendable {
     package var input: Input
     /// Best (id, logit) pairs wanted at every position; more than the vocabulary are all.
     package var top: Int
+    /// As in `GenerationRequest`.
+    package var tenant: String
+    package var priority: Int
+    package var deadlineMilliseconds: Int?
 
-    package init(model: String = "", input: Input, top: Int) {
+    package init(
+        model: String = "", input: Input, top: Int, tenant: String = Tenants.anonymous, priority: Int = 0,
+        deadlineMilliseconds: Int? = nil
+    ) {
         self.model = model
         self.input = input
         self.top = top
+        self.tenant = tenant
+        self.priority = priority
+        self.deadlineMilliseconds = deadlineMilliseconds
     }
 }

@@ -36,10 +36,13 @@ package struct Usage: Sendable, Equatable {
     package let promptTokens: Int
     /// Generated tokens, `</s>` included.
     package let completionTokens: Int
+    /// Of the prompt's tokens, those whose keys and values were in the cache already.
+    package let cachedTokens: Int
 
-    package init(promptTokens: Int, completionTokens: Int) {
+    package init(promptTokens: Int, completionTokens: Int, cachedTokens: Int = 0) {
         self.promptTokens = promptTokens
         self.completionTokens = completionTokens
+        self.cachedTokens = cachedTokens
     }
 }
 

@@ -92,6 +92,7 @@ package struct RequestCheck: Sendable {
 
     package func prepare(_ request: ScoringRequest) throws(RequestError) -> PreparedScore {
         try checkModel(request.model)
+        try RequestLimits.check(priority: request.priority, deadlineMilliseconds: request.deadlineMilliseconds)
         let ids: [Int32]
         switch request.input {
         case .text(let text): ids = try tokens(of: text)

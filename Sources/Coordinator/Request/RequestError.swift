@@ -7,12 +7,16 @@ package struct RequestError: Error, Sendable, Equatable, CustomStringConvertible
     package enum Kind: Sendable, Equatable {
         /// The request can never succeed as it is (HTTP 400).
         case invalid
+        /// Nobody that is known here asks (HTTP 401).
+        case unauthorized
         /// It names something that is not here (HTTP 404).
         case notFound
         /// Try again later: the queue is full (HTTP 429).
         case overloaded
         /// Nothing can serve it now (HTTP 503).
         case unavailable
+        /// Its deadline has passed (HTTP 504, or an error event in a stream).
+        case late
         /// It was accepted and could not be finished (HTTP 500, or an error event in a stream).
         case failed
     }
@@ -22,12 +26,17 @@ package struct RequestError: Error, Sendable, Equatable, CustomStringConvertible
     package let message: String
     /// The request's field at fault, in the spelling of the client protocol.
     package let parameter: String?
+    /// After so long the same may succeed, as far as that can be said.
+    package let retryAfterSeconds: Int?
 
-    package init(_ kind: Kind, code: String, message: String, parameter: String? = nil) {
+    package init(
+        _ kind: Kind, code: String, message: String, parameter: String? = nil, retryAfterSeconds: Int? = nil
+    ) {
         self.kind = kind
         self.code = code
         self.message = message
         self.parameter = parameter
+        self.retryAfterSeconds = retryAfterSeconds
     }
 
     package var description: String { "\(code): \(message)" }
@@ -36,6 +45,7 @@ package struct RequestError: Error, Sendable, Equatable, CustomStringConvertible
         .with {
             $0.code = code
             $0.message = message
+            $0.retryAfterSeconds = UInt32(clamping: retryAfterSeconds ?? 0)
         }
     }
 }
@@ -61,8 +71,14 @@ extension RequestError {
             parameter: "prompt")
     }
 
-    static func queueFull(limit: Int) -> RequestError {
-        RequestError(.overloaded, code: "queue_full", message: "\(limit) requests are waiting, which is the limit")
+    static func invalidKey(_ message: String) -> RequestError {
+        RequestError(.unauthorized, code: "invalid_api_key", message: message)
+    }
+
+    static func queueFull(limit: Int, retryAfterSeconds: Int? = nil) -> RequestError {
+        RequestError(
+            .overloaded, code: "queue_full", message: "\(limit) requests are waiting, which is the limit",
+            retryAfterSeconds: retryAfterSeconds)
     }
 
     static func queueFull(bytes limit: Int) -> RequestError {
@@ -76,6 +92,8 @@ extension RequestError {
         .unavailable, code: "shutting_down", message: "the coordinator is shutting down")
     static let queueTimeout = RequestError(
         .unavailable, code: "queue_timeout", message: "the request waited too long for a lane")
+    static let deadlineExceeded = RequestError(
+        .late, code: "deadline_exceeded", message: "the request's deadline has passed")
 
     static func workerLost(_ message: String) -> RequestError {
         RequestError(.failed, code: "worker_lost", message: message)

@@ -18,6 +18,9 @@ package enum RequestLimits {
     /// Keeps a score's answer within a client's frame.
     package static let scorePairs = 400_000
     package static let defaultCompletionTokens = 16
+    package static let priority = -1000...1000
+    /// Up to a day.
+    package static let deadlineMilliseconds = 1...86_400_000
 }
 
 extension RequestLimits {
@@ -65,6 +68,11 @@ extension RequestLimits {
         }
     }
 
+    static func check(priority: Int, deadlineMilliseconds: Int?) throws(RequestError) {
+        try check("priority", priority, Self.priority)
+        if let deadlineMilliseconds { try check("deadline_ms", deadlineMilliseconds, Self.deadlineMilliseconds) }
+    }
+
     fileprivate static func check(
         _ name: String, _ value: Int, _ range: ClosedRange<Int>
     ) throws(RequestError) {
@@ -79,6 +87,7 @@ extension GenerationRequest {
     package func check(vocabulary: Int) throws(RequestError) {
         try sampling.check(vocabulary: vocabulary)
         try RequestLimits.check(maxTokens: maxTokens)
+        try RequestLimits.check(priority: priority, deadlineMilliseconds: deadlineMilliseconds)
         try RequestLimits.check(stops: stop.count)
         let stopBytes = RequestLimits.stopBytes
         for string in stop where !stopBytes.contains(string.utf8.count) {

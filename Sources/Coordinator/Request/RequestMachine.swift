@@ -13,6 +13,8 @@ package struct RequestMachine: Sendable {
     }
 
     package let promptTokens: Int
+    /// Of them, those that were found in the cache.
+    package var cachedTokens = 0
     /// Tokens that may be generated, at least 1.
     package let maximumTokens: Int
     package private(set) var completionTokens = 0
@@ -33,7 +35,9 @@ package struct RequestMachine: Sendable {
         stops = StopMatcher(stop)
     }
 
-    package var usage: Usage { Usage(promptTokens: promptTokens, completionTokens: completionTokens) }
+    package var usage: Usage {
+        Usage(promptTokens: promptTokens, completionTokens: completionTokens, cachedTokens: cachedTokens)
+    }
 
     /// The next token. After the end every token is ignored.
     package mutating func append(_ token: Int32) -> Output {

@@ -107,13 +107,15 @@ extension APIError {
         var retryAfterSeconds: Int?
         switch error.kind {
         case .invalid: status = .badRequest
+        case .unauthorized: status = .unauthorized
         case .notFound: status = .notFound
         case .overloaded:
             status = .tooManyRequests
-            retryAfterSeconds = 1
+            retryAfterSeconds = error.retryAfterSeconds ?? 1
         case .unavailable:
             status = .serviceUnavailable
-            retryAfterSeconds = 1
+            retryAfterSeconds = error.retryAfterSeconds ?? 1
+        case .late: status = .gatewayTimeout
         case .failed: status = .internalServerError
         }
         self.init(

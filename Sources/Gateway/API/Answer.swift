@@ -174,14 +174,19 @@ extension Answer {
     /// A prompt counts once, however many answers it gets.
     private var usageJSON: JSONValue {
         var promptTokens = 0
+        var cachedTokens = 0
         var completionTokens = 0
         for (index, choice) in choices.enumerated() {
-            if index % choicesPerPrompt == 0 { promptTokens += choice.usage?.promptTokens ?? 0 }
+            if index % choicesPerPrompt == 0 {
+                promptTokens += choice.usage?.promptTokens ?? 0
+                cachedTokens += choice.usage?.cachedTokens ?? 0
+            }
             completionTokens += choice.usage?.completionTokens ?? 0
         }
         return [
             "prompt_tokens": JSONValue(promptTokens), "completion_tokens": JSONValue(completionTokens),
             "total_tokens": JSONValue(promptTokens + completionTokens),
+            "prompt_tokens_details": ["cached_tokens": JSONValue(cachedTokens)],
         ]
     }
 

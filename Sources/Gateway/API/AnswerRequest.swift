@@ -26,6 +26,8 @@ package struct AnswerRequest: Sendable {
     package var sampling: SamplingOptions
     package var maxTokens: Int?
     package var stop: [String]
+    package var priority: Int
+    package var deadlineMilliseconds: Int?
     package var stream: Bool
     package var includeUsage: Bool
     /// Tools were offered, so an answer may be calls of them.
@@ -60,6 +62,8 @@ package struct AnswerRequest: Sendable {
             seed: try fields.seed("seed"),
             logitBias: try Self.logitBias(fields, vocabularySize: vocabularySize))
         stop = try Self.stops(fields)
+        priority = try fields.integer("priority") ?? 0
+        deadlineMilliseconds = try fields.integer("deadline_ms")
         stream = try fields.boolean("stream") ?? false
         includeUsage = try Self.includeUsage(fields)
         // Only looked at: an answer does not depend on who asks.
@@ -107,11 +111,13 @@ package struct AnswerRequest: Sendable {
     }
 
     /// What the coordinator is asked for, prompt by prompt: `choices` answers to each. All of them share one seed.
-    package func generationRequests(seed: UInt64) -> [GenerationRequest] {
+    package func generationRequests(seed: UInt64, tenant: String = Tenants.anonymous) -> [GenerationRequest] {
         var sampling = sampling
         sampling.seed = seed
         return prompts.map { prompt in
-            GenerationRequest(model: model, prompt: prompt, sampling: sampling, maxTokens: maxTokens, stop: stop)
+            GenerationRequest(
+                model: model, prompt: prompt, sampling: sampling, maxTokens: maxTokens, stop: stop, tenant: tenant,
+                priority: priority, deadlineMilliseconds: deadlineMilliseconds)
         }
     }
 }
@@ -119,7 +125,7 @@ package struct AnswerRequest: Sendable {
 extension AnswerRequest {
     private static let commonParameters: Set = [
         "model", "n", "temperature", "top_k", "top_p", "min_p", "seed", "logit_bias", "stop", "stream",
-        "stream_options", "user", "max_tokens",
+        "stream_options", "user", "max_tokens", "priority", "deadline_ms",
     ]
 
     /// Parameters of OpenAI's that are not served, with the values that ask for nothing.

@@ -11,6 +11,7 @@ extension Routes {
     func answer(
         _ endpoint: AnswerRequest.Endpoint, _ request: Request, _ context: GatewayContext
     ) async throws -> Response {
+        let tenant = try tenant(of: request)
         let presence = try await context.presence()
         let body = try await collect(request)
         let served = service.servedModel
@@ -21,7 +22,7 @@ extension Routes {
         let seed = decoded.sampling.seed ?? UInt64.random(in: 0..<1 << 53)
         var events: [any AsyncSequence<GenerationEvent, any Error> & Sendable] = []
         do {
-            for generation in decoded.generationRequests(seed: seed) {
+            for generation in decoded.generationRequests(seed: seed, tenant: tenant) {
                 events += try await service.generate(generation, choices: decoded.choices)
             }
         } catch let error as RequestError {
@@ -38,6 +39,15 @@ extension Routes {
         let choices = ChoiceEvents(choices: events, presence: presence)
         return decoded.stream
             ? streamed(answer, choices, endpoint) : try await whole(answer, choices, endpoint)
+    }
+
+    /// Whom the request is served for.
+    func tenant(of request: Request) throws -> String {
+        do {
+            return try service.tenant(ofKey: request.headers.apiKey)
+        } catch let error as RequestError {
+            throw APIError(error, promptParameter: "prompt")
+        }
     }
 
     private func collect(_ request: Request) async throws -> ByteBuffer {
@@ -95,5 +105,14 @@ extension Routes {
     /// JSON text has no line breaks, so one `data` line holds it.
     private static func serverSentEvent(_ data: String) -> ByteBuffer {
         ByteBuffer(string: "data: \(data)\n\n")
+    }
+}
+
+extension HTTPFields {
+    /// As OpenAI's clients send it, or as others do; empty where there is none.
+    fileprivate var apiKey: String {
+        let words = (self[.authorization] ?? "").split(separator: " ", maxSplits: 1)
+        if words.count == 2, words[0].lowercased() == "bearer" { return words[1].filter { $0 != " " } }
+        return HTTPField.Name("X-API-Key").flatMap { self[$0] } ?? ""
     }
 }

@@ -43,12 +43,14 @@ struct Routes: Sendable {
         router.add(middleware: ErrorBodies(logger: logger))
         add(to: router, .get, "/health") { _, _ in .json(["status": "ok"]) }
         add(to: router, .get, "/ready") { _, _ in try ready() }
-        add(to: router, .get, "/v1/models") { _, _ in
-            .json(["object": "list", "data": [model(service.servedModel)]])
+        add(to: router, .get, "/v1/models") { request, _ in
+            _ = try tenant(of: request)
+            return .json(["object": "list", "data": [model(service.servedModel)]])
         }
         // A model's name may have slashes in it.
-        add(to: router, .get, "/v1/models/**") { _, context in
-            try modelNamed(context.parameters.getCatchAll().joined(separator: "/"))
+        add(to: router, .get, "/v1/models/**") { request, context in
+            _ = try tenant(of: request)
+            return try modelNamed(context.parameters.getCatchAll().joined(separator: "/"))
         }
         add(to: router, .post, "/v1/chat/completions") { request, context in
             try await answer(.chatCompletions, request, context)
@@ -147,6 +149,7 @@ extension Response {
     static func error(_ error: APIError) -> Response {
         var headers: HTTPFields = [:]
         if let seconds = error.retryAfterSeconds { headers[.retryAfter] = String(seconds) }
+        if error.status == .unauthorized { headers[.wwwAuthenticate] = "Bearer" }
         if !error.allowedMethods.isEmpty {
             headers[.allow] = error.allowedMethods.map(\.rawValue).joined(separator: ", ")
         }

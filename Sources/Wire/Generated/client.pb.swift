@@ -126,6 +126,22 @@ package nonisolated struct ProtoGenerateRequest: Sendable {
   /// Delta frames the server may send before it needs more credit (see Credit).
   package var credit: UInt32 = 0
 
+  /// Whom the request is served for; may be empty where the coordinator was given no list of tenants.
+  package var apiKey: String = String()
+
+  /// Lower is served earlier, among the requests of the same tenant.
+  package var priority: Int32 = 0
+
+  /// From the request's arrival; past it, the request fails with `deadline_exceeded`.
+  package var deadlineMs: UInt32 {
+    get {_deadlineMs ?? 0}
+    set {_deadlineMs = newValue}
+  }
+  /// Returns true if `deadlineMs` has been explicitly set.
+  package var hasDeadlineMs: Bool {self._deadlineMs != nil}
+  /// Clears the value of `deadlineMs`. Subsequent reads from it will return its default value.
+  package mutating func clearDeadlineMs() {self._deadlineMs = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Prompt: Equatable, Sendable {
@@ -146,6 +162,7 @@ package nonisolated struct ProtoGenerateRequest: Sendable {
   fileprivate var _minP: Float? = nil
   fileprivate var _seed: UInt64? = nil
   fileprivate var _maxTokens: UInt32? = nil
+  fileprivate var _deadlineMs: UInt32? = nil
 }
 
 package nonisolated struct ProtoTokenSequence: Sendable {
@@ -244,6 +261,9 @@ package nonisolated struct ProtoFinished: Sendable {
   /// Generated tokens, </s> included.
   package var completionTokens: UInt32 = 0
 
+  /// Of the prompt's tokens, those whose keys and values were in the cache already.
+  package var cachedTokens: UInt32 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum Reason: SwiftProtobuf.Enum, Swift.CaseIterable {
@@ -339,6 +359,20 @@ package nonisolated struct ProtoScoreRequest: Sendable {
   /// Best (id, logit) pairs wanted at every position.
   package var top: UInt32 = 0
 
+  /// As in GenerateRequest.
+  package var apiKey: String = String()
+
+  package var priority: Int32 = 0
+
+  package var deadlineMs: UInt32 {
+    get {_deadlineMs ?? 0}
+    set {_deadlineMs = newValue}
+  }
+  /// Returns true if `deadlineMs` has been explicitly set.
+  package var hasDeadlineMs: Bool {self._deadlineMs != nil}
+  /// Clears the value of `deadlineMs`. Subsequent reads from it will return its default value.
+  package mutating func clearDeadlineMs() {self._deadlineMs = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Input: Equatable, Sendable {
@@ -349,6 +383,8 @@ package nonisolated struct ProtoScoreRequest: Sendable {
   }
 
   package init() {}
+
+  fileprivate var _deadlineMs: UInt32? = nil
 }
 
 package nonisolated struct ProtoScoreResponse: Sendable {
@@ -637,7 +673,7 @@ fileprivate nonisolated let _protobuf_package = "tramontane.v1"
 
 nonisolated extension ProtoGenerateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".GenerateRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}model\0\u{1}text\0\u{1}tokens\0\u{1}chat\0\u{1}temperature\0\u{3}top_k\0\u{3}top_p\0\u{3}min_p\0\u{1}seed\0\u{3}logit_bias\0\u{3}max_tokens\0\u{1}stop\0\u{1}choice\0\u{1}credit\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}model\0\u{1}text\0\u{1}tokens\0\u{1}chat\0\u{1}temperature\0\u{3}top_k\0\u{3}top_p\0\u{3}min_p\0\u{1}seed\0\u{3}logit_bias\0\u{3}max_tokens\0\u{1}stop\0\u{1}choice\0\u{1}credit\0\u{3}api_key\0\u{1}priority\0\u{3}deadline_ms\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -690,6 +726,9 @@ nonisolated extension ProtoGenerateRequest: SwiftProtobuf.Message, SwiftProtobuf
       case 12: try { try decoder.decodeRepeatedStringField(value: &self.stop) }()
       case 13: try { try decoder.decodeSingularUInt32Field(value: &self.choice) }()
       case 14: try { try decoder.decodeSingularUInt32Field(value: &self.credit) }()
+      case 15: try { try decoder.decodeSingularStringField(value: &self.apiKey) }()
+      case 16: try { try decoder.decodeSingularSInt32Field(value: &self.priority) }()
+      case 17: try { try decoder.decodeSingularUInt32Field(value: &self._deadlineMs) }()
       default: break
       }
     }
@@ -748,6 +787,15 @@ nonisolated extension ProtoGenerateRequest: SwiftProtobuf.Message, SwiftProtobuf
     if self.credit != 0 {
       try visitor.visitSingularUInt32Field(value: self.credit, fieldNumber: 14)
     }
+    if !self.apiKey.isEmpty {
+      try visitor.visitSingularStringField(value: self.apiKey, fieldNumber: 15)
+    }
+    if self.priority != 0 {
+      try visitor.visitSingularSInt32Field(value: self.priority, fieldNumber: 16)
+    }
+    try { if let v = self._deadlineMs {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 17)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -764,6 +812,9 @@ nonisolated extension ProtoGenerateRequest: SwiftProtobuf.Message, SwiftProtobuf
     if lhs.stop != rhs.stop {return false}
     if lhs.choice != rhs.choice {return false}
     if lhs.credit != rhs.credit {return false}
+    if lhs.apiKey != rhs.apiKey {return false}
+    if lhs.priority != rhs.priority {return false}
+    if lhs._deadlineMs != rhs._deadlineMs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -966,7 +1017,7 @@ nonisolated extension ProtoDelta: SwiftProtobuf.Message, SwiftProtobuf._MessageI
 
 nonisolated extension ProtoFinished: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Finished"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}reason\0\u{3}prompt_tokens\0\u{3}completion_tokens\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}reason\0\u{3}prompt_tokens\0\u{3}completion_tokens\0\u{3}cached_tokens\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -977,6 +1028,7 @@ nonisolated extension ProtoFinished: SwiftProtobuf.Message, SwiftProtobuf._Messa
       case 1: try { try decoder.decodeSingularEnumField(value: &self.reason) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.promptTokens) }()
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.completionTokens) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.cachedTokens) }()
       default: break
       }
     }
@@ -992,6 +1044,9 @@ nonisolated extension ProtoFinished: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if self.completionTokens != 0 {
       try visitor.visitSingularUInt32Field(value: self.completionTokens, fieldNumber: 3)
     }
+    if self.cachedTokens != 0 {
+      try visitor.visitSingularUInt32Field(value: self.cachedTokens, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -999,6 +1054,7 @@ nonisolated extension ProtoFinished: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs.reason != rhs.reason {return false}
     if lhs.promptTokens != rhs.promptTokens {return false}
     if lhs.completionTokens != rhs.completionTokens {return false}
+    if lhs.cachedTokens != rhs.cachedTokens {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1040,7 +1096,7 @@ nonisolated extension ProtoCredit: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension ProtoScoreRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ScoreRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}model\0\u{1}text\0\u{1}tokens\0\u{1}top\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}model\0\u{1}text\0\u{1}tokens\0\u{1}top\0\u{3}api_key\0\u{1}priority\0\u{3}deadline_ms\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1071,6 +1127,9 @@ nonisolated extension ProtoScoreRequest: SwiftProtobuf.Message, SwiftProtobuf._M
         }
       }()
       case 4: try { try decoder.decodeSingularUInt32Field(value: &self.top) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self.apiKey) }()
+      case 6: try { try decoder.decodeSingularSInt32Field(value: &self.priority) }()
+      case 7: try { try decoder.decodeSingularUInt32Field(value: &self._deadlineMs) }()
       default: break
       }
     }
@@ -1098,6 +1157,15 @@ nonisolated extension ProtoScoreRequest: SwiftProtobuf.Message, SwiftProtobuf._M
     if self.top != 0 {
       try visitor.visitSingularUInt32Field(value: self.top, fieldNumber: 4)
     }
+    if !self.apiKey.isEmpty {
+      try visitor.visitSingularStringField(value: self.apiKey, fieldNumber: 5)
+    }
+    if self.priority != 0 {
+      try visitor.visitSingularSInt32Field(value: self.priority, fieldNumber: 6)
+    }
+    try { if let v = self._deadlineMs {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 7)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1105,6 +1173,9 @@ nonisolated extension ProtoScoreRequest: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.model != rhs.model {return false}
     if lhs.input != rhs.input {return false}
     if lhs.top != rhs.top {return false}
+    if lhs.apiKey != rhs.apiKey {return false}
+    if lhs.priority != rhs.priority {return false}
+    if lhs._deadlineMs != rhs._deadlineMs {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

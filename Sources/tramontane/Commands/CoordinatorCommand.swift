@@ -18,6 +18,11 @@ struct CoordinatorCommand: Command {
         """
         Prints `listening http=HOST:PORT listen=HOST:PORT` when its ports are open and `ready http=HOST:PORT \
         listen=HOST:PORT` when the cluster serves. SIGTERM or Ctrl-C end it: requests under way end with `shutting_down`.
+
+        A file of tenants says whose API keys are served, and what share of a busy cluster each gets:
+          tenants:
+            - { name: research, sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b, weight: 2 }
+            - { name: nightly, key: sk-9f2c41d7, weight: 0.5 }
         """)
     static let settings = ServingOptions.settings + ModelOptions.settings
 
@@ -66,6 +71,7 @@ struct CoordinatorCommand: Command {
         configuration.pagesPerWorker = try serving.pagesPerWorker(shape: model.manifest.shape, topology: topology)
         if let rows = serving.prefillChunk { configuration.prefillChunkRows = rows }
         if let limit = serving.queueLimit { configuration.queueLimit = limit }
+        if let file = serving.tenants { configuration.tenants = try TenantsFile.read(file) }
         return configuration
     }
 }

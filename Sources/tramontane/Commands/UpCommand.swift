@@ -22,6 +22,8 @@ struct UpCommand: Command {
               workers:
                 - { name: a, experts: 0-3 }
                 - { name: b, experts: "3,4-7" }
+
+        `tramontane help coordinator` shows a file of tenants.
         """)
     static let settings: [Setting] =
         [.option("state"), .option("threads"), .option("memory"), .option("weights")] + ServingOptions.settings
@@ -58,6 +60,8 @@ struct UpCommand: Command {
         ProcessLimits.ignoreBrokenPipes()
         let model = try models.resolve(serving.model)
         let topology = try serving.placed(model)
+        // A mistake shows before anything is started.
+        if let file = serving.tenants { _ = try TenantsFile.read(file) }
         if serving.kvMemory != nil {
             let summary = try serving.cacheSummary(shape: model.manifest.shape, topology: topology)
             StandardError.write("tramontane up: \(summary)\n")

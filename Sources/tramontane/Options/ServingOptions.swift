@@ -75,6 +75,12 @@ struct ServingOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
+            "Who is served, by API keys, as YAML. Without it every key is a tenant, and so is none.", valueName: "file")
+    )
+    var tenants: String?
+
+    @Option(
+        help: ArgumentHelp(
             "Every worker's backend: native, or openblas, whose results are not reproducible.", valueName: "backend"))
     var compute = ComputeBackend.native
 
@@ -92,6 +98,7 @@ struct ServingOptions: ParsableArguments {
         .option("stages", alternatives: ["topology"]), .option("topology", alternatives: ["workers", "stages"]),
         .option("context-length"), .option("pages", alternatives: ["kv-memory"]),
         .option("kv-memory", alternatives: ["pages"]), .option("prefill-chunk"), .option("queue-limit"),
+        .option("tenants"),
         .option("compute"), .flag("insecure-network"), .option("log-level"),
     ]
 
@@ -146,6 +153,7 @@ struct ServingOptions: ParsableArguments {
         add("kv-memory", kvMemory)
         add("prefill-chunk", prefillChunk)
         add("queue-limit", queueLimit)
+        add("tenants", tenants)
         add("compute", compute.rawValue)
         add("log-level", logLevel.rawValue)
         if insecureNetwork { arguments.append("--insecure-network") }

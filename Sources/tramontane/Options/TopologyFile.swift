@@ -2,7 +2,6 @@ import Coordinator
 import Foundation
 import ModelStore
 import Placement
-import Yams
 
 /// Reads a topology: which worker of which stage holds which layers and experts (``Topology``).
 enum TopologyFile {
@@ -15,47 +14,14 @@ enum TopologyFile {
     }
 
     static func parse(_ text: String, file: String, shape: ModelShape) throws -> Topology {
+        let topology = try YAMLFile.decode(
+            Topology.self, text, file: file, what: "topology", begins: "stages:")
         do {
-            guard try Yams.compose(yaml: text) != nil else {
-                throw CommandError.usage("\(file): the file is empty; a topology begins with \"stages:\"")
-            }
-            let topology = try YAMLDecoder().decode(Topology.self, from: text)
             try topology.validate(for: shape)
-            return topology
-        } catch let error as TopologyError {
+        } catch {
             throw CommandError.usage("\(file): \(error.message)")
-        } catch let error as DecodingError {
-            throw CommandError.usage("\(file): \(describe(error))")
-        } catch let error as YamlError {
-            throw CommandError.usage("\(file): \(error)")
         }
-    }
-
-    private static func describe(_ error: DecodingError) -> String {
-        switch error {
-        case .keyNotFound(let key, let context): "\(place(context))\(key.stringValue) is missing"
-        case .typeMismatch(let type, let context), .valueNotFound(let type, let context):
-            "\(place(context))\(name(of: type)) is expected"
-        case .dataCorrupted(let context):
-            (context.underlyingError as? YamlError).map { "\($0)" } ?? "\(place(context))\(context.debugDescription)"
-        @unknown default: "it is no topology"
-        }
-    }
-
-    /// What the reader looked for, as a writer of YAML calls it.
-    private static func name(of type: Any.Type) -> String {
-        if type is Node.Mapping.Type { return "a list of `key: value`" }
-        if type is Node.Sequence.Type { return "a list" }
-        return type is Int.Type ? "a number" : "a single value"
-    }
-
-    /// `stages[0].layers: `
-    private static func place(_ context: DecodingError.Context) -> String {
-        var text = ""
-        for key in context.codingPath {
-            text += key.intValue.map { "[\($0)]" } ?? (text.isEmpty ? "" : ".") + key.stringValue
-        }
-        return text.isEmpty ? "" : text + ": "
+        return topology
     }
 }
 

@@ -78,8 +78,9 @@ let package = Package(
         target(
             "Gateway",
             [
-                "Coordinator", "ModelStore", "Tokenizer", "Transport", "Prometheus", hummingbird, httpTypes, nioCore,
-                nioPosix, nioHTTP1, nioHTTPTypes, logging, serviceLifecycle,
+                "Coordinator", "ModelStore", "Tokenizer", "Transport", "Prometheus", hummingbird, httpTypes,
+                coreMetrics,
+                nioCore, nioPosix, nioHTTP1, nioHTTPTypes, logging, serviceLifecycle,
             ]),
         target("TramontaneClient", ["Wire", "Transport", nioCore, nioPosix]),
         .executableTarget(name: "ChatExample", dependencies: ["TramontaneClient"], swiftSettings: swiftSettings),
@@ -87,8 +88,8 @@ let package = Package(
         .executableTarget(
             name: "tramontane",
             dependencies: [
-                "Worker", "Gateway", "TramontaneClient", nioHTTP1, argumentParser, yams, logging, serviceLifecycle,
-                unixSignals,
+                "Worker", "Gateway", "TramontaneClient", "Prometheus", nioHTTP1, argumentParser, yams, coreMetrics,
+                logging, serviceLifecycle, unixSignals,
             ],
             swiftSettings: swiftSettings
         ),
@@ -104,14 +105,15 @@ let package = Package(
         tests(
             "TramontaneClientTests",
             ["TramontaneClient", "TestSupport", "Transport", "Wire", nioCore, nioPosix, logging]),
-        tests("WorkerTests", ["Worker", "TestSupport", nioCore, nioPosix, nioEmbedded]),
-        tests("CoordinatorTests", ["Coordinator", "JSONText", "TestSupport", nioCore, nioPosix, nioEmbedded]),
+        tests("WorkerTests", ["Worker", "Prometheus", "TestSupport", nioCore, nioPosix, nioEmbedded]),
+        tests(
+            "CoordinatorTests",
+            ["Coordinator", "Prometheus", "JSONText", "TestSupport", nioCore, nioPosix, nioEmbedded]),
         tests(
             "GatewayTests",
             [
-                "Gateway", "Coordinator", "Tokenizer", "TestSupport", logging, httpTypes, nioCore, nioEmbedded,
-                nioHTTP1,
-                nioHTTPTypes, nioHTTPTypesHTTP1, nioPosix,
+                "Gateway", "Coordinator", "Prometheus", "Tokenizer", "TestSupport", serviceLifecycle, logging,
+                httpTypes, nioCore, nioEmbedded, nioHTTP1, nioHTTPTypes, nioHTTPTypesHTTP1, nioPosix,
             ]),
         tests(
             "CommandTests",

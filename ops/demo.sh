@@ -59,6 +59,7 @@ The cluster is up. Try, in another terminal:
       '{"messages": [{"role": "user", "content": "Who goes there?"}], "stream": true, "max_tokens": 60}'
   $tramontane chat --cluster $listen
   $tramontane status --cluster $listen
+  curl http://$http/metrics
   $tramontane generate --model cluster/demo --prompt 'ROMEO:' --max-tokens 40 --temperature 0.8 --seed 7
 
 Ctrl-C ends it.

@@ -1,6 +1,7 @@
 package import Coordinator
 import ModelStore
 import Tokenizer
+import Wire
 
 /// What the gateway needs from a coordinator.
 package protocol GenerationService: Sendable {
@@ -16,6 +17,8 @@ package protocol GenerationService: Sendable {
     func generate(
         _ request: GenerationRequest, choices: Int
     ) async throws -> [any AsyncSequence<GenerationEvent, any Error> & Sendable]
+    /// Where the workers' metrics are.
+    func metricsTargets() async -> [MetricsTarget]
 }
 
 /// The model behind the endpoints.
@@ -53,5 +56,12 @@ extension Coordinator: GenerationService {
         _ request: GenerationRequest, choices: Int
     ) async throws -> [any AsyncSequence<GenerationEvent, any Error> & Sendable] {
         try await submit(request, choices: choices)
+    }
+}
+
+extension Coordinator {
+    package func metricsTargets() async -> [MetricsTarget] {
+        await status().workers.filter { !$0.metricsAddress.isEmpty && $0.state != Membership.State.lost.rawValue }
+            .map { MetricsTarget(worker: $0.name, address: $0.metricsAddress) }
     }
 }

@@ -2,20 +2,11 @@ import Foundation
 
 /// Prometheus's own check of what a scrape gives. Debian's package `prometheus` has it.
 package enum Promtool {
-    package struct Result: Sendable, Equatable {
-        package var status: Int32
-        /// What it complains of.
-        package var complaints: String
-
-        package init(status: Int32, complaints: String) {
-            self.status = status
-            self.complaints = complaints
-        }
-    }
-
     /// `promtool check metrics`: the text is valid, and the names, types and helps are as is good practice.
+    ///
+    /// - Returns: what it complains of; empty where all is well.
     /// - Throws: when there is no promtool.
-    package static func check(_ text: String) throws -> Result {
+    package static func complaints(about text: String) throws -> String {
         let directory = FileManager.default.temporaryDirectory.appending(path: "promtool-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(at: directory) }
@@ -31,8 +22,7 @@ package enum Promtool {
         process.standardError = written
         try process.run()
         process.waitUntilExit()
-        return Result(
-            status: process.terminationStatus,
-            complaints: String(decoding: try Data(contentsOf: output), as: UTF8.self))
+        let said = String(decoding: try Data(contentsOf: output), as: UTF8.self)
+        return said.isEmpty && process.terminationStatus != 0 ? "status \(process.terminationStatus)" : said
     }
 }

@@ -3,8 +3,6 @@ package import Wire
 
 /// What connections to each peer carried, those that are over included.
 package final class LinkTraffic: Sendable {
-    /// Peers that are told apart. Names come from outside; no cluster has so many workers.
-    package static let peerLimit = 4096
     /// The rest of them.
     private static let others = "other"
 
@@ -14,9 +12,14 @@ package final class LinkTraffic: Sendable {
         var past: [String: ConnectionCounters] = [:]
     }
 
+    private let peerLimit: Int
     private let state = Mutex(State())
 
-    package init() {}
+    /// - Parameter peerLimit: peers that are told apart once they are gone. Names come from outside; no cluster has so many
+    ///   workers.
+    package init(peerLimit: Int = 4096) {
+        self.peerLimit = peerLimit
+    }
 
     package func opened(_ connection: Connection, peer: String) {
         state.withLock { $0.live[ObjectIdentifier(connection)] = (peer, connection) }
@@ -26,7 +29,7 @@ package final class LinkTraffic: Sendable {
     package func closed(_ connection: Connection) {
         state.withLock { state in
             guard let (peer, _) = state.live.removeValue(forKey: ObjectIdentifier(connection)) else { return }
-            let isKnown = state.past[peer] != nil || state.past.count < Self.peerLimit
+            let isKnown = state.past[peer] != nil || state.past.count < peerLimit
             state.past[isKnown ? peer : Self.others, default: ConnectionCounters()].add(connection.accounting)
         }
     }
@@ -41,10 +44,10 @@ package final class LinkTraffic: Sendable {
         return counters.sorted { $0.key < $1.key }.flatMap { $0.value.links(peer: $0.key) }
     }
 
-    /// One of the numbers of every peer and kind, with these as labels.
+    /// One of the numbers of every peer and kind that have it, with these as labels.
     package func samples(
         _ number: (ProtoLinkAccounting) -> UInt64
     ) -> [(labels: [(String, String)], value: Double)] {
-        links.map { ([("peer", $0.peer), ("kind", $0.kind)], Double(number($0))) }
+        links.filter { number($0) > 0 }.map { ([("peer", $0.peer), ("kind", $0.kind)], Double(number($0))) }
     }
 }

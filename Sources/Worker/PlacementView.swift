@@ -35,6 +35,8 @@ package struct PlacementView: Sendable, Equatable {
 
     package let epoch: UInt64
     package let own: PeerID
+    /// Number of this worker's stage.
+    package let stage: Int
     /// Layers of this worker's stage.
     package let layers: Range<Int>
     package let isFirstStage: Bool
@@ -145,6 +147,7 @@ package struct PlacementView: Sendable, Equatable {
         }
         self.epoch = placement.epoch
         self.own = own
+        self.stage = found.stage
         self.layers = found.layers
         self.isFirstStage = found.stage == 0
         self.isLastStage = found.stage == stages.count - 1

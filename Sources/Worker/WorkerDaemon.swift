@@ -3,6 +3,7 @@ package import Logging
 import ModelStore
 import NIOCore
 import NIOPosix
+package import Prometheus
 import ServiceLifecycle
 import Synchronization
 import Transport
@@ -18,7 +19,9 @@ package final class WorkerDaemon: Service {
     package let configuration: WorkerConfiguration
     /// Drawn when the process started.
     package let incarnation: UInt64
-    package let accounting = WorkerAccounting()
+    package let accounting: WorkerAccounting
+    /// Where this worker's `/metrics` is, as HOST:PORT, once that is known.
+    private let metricsAddress: @Sendable () async throws -> String
     private let logger: Logger
     private let control = Mutex(Control())
 
@@ -30,7 +33,16 @@ package final class WorkerDaemon: Service {
         var unable: Failure?
     }
 
-    package init(configuration: WorkerConfiguration, logger: Logger) {
+    /// - Parameters:
+    ///   - registry: where its metrics are kept
+    ///   - metricsAddress: HOST:PORT at which they are served, which the coordinator tells who asks for it; empty where they
+    ///     are not
+    package init(
+        configuration: WorkerConfiguration, registry: PrometheusRegistry = PrometheusRegistry(), logger: Logger,
+        metricsAddress: @escaping @Sendable () async throws -> String = { "" }
+    ) {
+        self.metricsAddress = metricsAddress
+        accounting = WorkerAccounting(registry: registry)
         self.configuration = configuration
         self.incarnation = UInt64.random(in: 1...UInt64.max)
         var logger = logger
@@ -75,7 +87,9 @@ package final class WorkerDaemon: Service {
             childLoop: dataLoop, identity: identity, roles: [.coordinatorData, .workerData],
             insecureNetwork: configuration.insecureNetwork, logger: logger,
             accept: { connection throws(Failure) in plane.value.accept(connection) })
-        let register = registration(port: listener.port, host: listener.address.ipAddress ?? configuration.listenHost)
+        let register = registration(
+            port: listener.port, host: listener.address.ipAddress ?? configuration.listenHost,
+            metricsAddress: try await metricsAddress())
         logger.info("worker listens", metadata: ["address": "\(register.dataAddress)"])
 
         let unable: Failure? = await cancelWhenGracefulShutdown { [self] in
@@ -172,9 +186,10 @@ package final class WorkerDaemon: Service {
             manifestDigest: configuration.manifest.digest, rowCredits: UInt32(clamping: configuration.rowCredits))
     }
 
-    private func registration(port: Int, host: String) -> ProtoRegister {
+    private func registration(port: Int, host: String, metricsAddress: String) -> ProtoRegister {
         let host = configuration.advertisedHost ?? host
         var register = ProtoRegister()
+        register.metricsAddress = metricsAddress
         register.name = configuration.name
         register.incarnation = incarnation
         register.dataAddress = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"

@@ -31,7 +31,8 @@ struct OptionsTests {
         ["--name", ""], ["--name", String(repeating: "x", count: 65)], ["--name", "a b"], ["--name", "../a"],
         ["--name", "coordinator"], ["--name", "a", "--advertise", ""], ["--name", "a", "--advertise", "node 1"],
         ["--name", "a", "--advertise", "10.0.0.1:7000"], ["--name", "a", "--advertise", "[::1]"],
-        ["--name", "a", "--listen", "0.0.0.0:7000"],
+        ["--name", "a", "--listen", "0.0.0.0:7000"], ["--name", "a", "--metrics", "0.0.0.0:9100"],
+        ["--name", "a", "--metrics", "9100"],
     ])
     func workersThatAreWrong(options: [String]) {
         let error = #expect(throws: (any Error).self) {
@@ -144,12 +145,28 @@ struct OptionsTests {
     @Test func theWorkersOfUpAreToldWhereWeightsAre() throws {
         func weights(_ arguments: String...) throws -> WeightMemory {
             let up = try UpCommand.parse(["--model", "m", "--workers", "1"] + arguments)
-            let told = up.workerArguments(name: "a", coordinator: "127.0.0.1:7000", modelPath: "m", workers: 1)
+            let told = up.workerArguments(name: "a", coordinator: "127.0.0.1:7000", modelPath: "m", workers: ["a"])
             return try WorkerCommand.parse(Array(told.dropFirst())).weights
         }
         #expect(try weights() == .mapped)
         #expect(try weights("--weights", "resident") == .resident)
         #expect(throws: (any Error).self) { try weights("--weights", "here") }
+    }
+
+    @Test func theWorkersOfUpHaveMetrics() throws {
+        func metrics(_ worker: String, _ arguments: String...) throws -> (Address?, Bool) {
+            let up = try UpCommand.parse(["--model", "m", "--workers", "2"] + arguments)
+            let told = up.workerArguments(
+                name: worker, coordinator: "127.0.0.1:7000", modelPath: "m", workers: ["a", "b"])
+            let command = try WorkerCommand.parse(Array(told.dropFirst()))
+            return (command.metrics, command.insecureNetwork)
+        }
+        #expect(try metrics("b") == (Address(host: "127.0.0.1", port: 0), false))
+        #expect(try metrics("a", "--worker-metrics", "[::1]:9100") == (Address(host: "::1", port: 9100), false))
+        #expect(
+            try metrics("b", "--worker-metrics", "10.0.0.1:9100", "--insecure-network")
+                == (Address(host: "10.0.0.1", port: 9101), true))
+        #expect(try worker("--name", "a").metrics == nil)
     }
 
     private func oneStage(_ workers: String) -> String {

@@ -78,6 +78,7 @@ struct OutputTests {
                 $0.name = "worker-0"
                 $0.state = "ready"
                 $0.layerCount = 3
+                $0.metricsAddress = "127.0.0.1:9100"
                 $0.experts = [0, 2, 4, 6]
                 $0.accounting.links = [.with { $0.peer = "worker-1" }]
                 $0.accounting.mappedBlobs = ["ab"]
@@ -97,6 +98,7 @@ struct OutputTests {
         let worker = try #require(json["workers"]?.array?.first)
         #expect(worker["experts"]?.array?.compactMap(\.integer) == [0, 2, 4, 6])
         #expect(worker["pages_used"]?.integer == 0)
+        #expect(worker["metrics_address"]?.string == "127.0.0.1:9100")
         #expect(worker["accounting"]?["mapped_blobs"]?.array == [.string("ab")])
         #expect(json["lanes"]?.array?.first?["workers"]?.array?.count == 2)
         #expect(json["requests"]?["queue_limit"]?.integer == 0)
@@ -106,6 +108,7 @@ struct OutputTests {
         let table = StatusReport.table(status)
         #expect(table.contains("worker-0 → worker-2"))
         #expect(table.contains("0,2,4,6"))
+        #expect(table.contains("127.0.0.1:9100"))
         #expect(table.split(separator: "\n").allSatisfy { !$0.hasSuffix(" ") })
     }
 

@@ -95,6 +95,7 @@ final class FakeWorker: Sendable {
         register.dataAddress = dataAddress ?? "127.0.0.1:\(listener.port)"
         register.numericsVersion = numericsVersion
         register.manifestDigest = Data(manifest.digest)
+        register.metricsAddress = "127.0.0.1:9100"
         control.send(Frame(.register, register))
         state.withLock { $0.listener = listener }
     }

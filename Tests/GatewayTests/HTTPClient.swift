@@ -3,6 +3,7 @@ import JSONText
 import Logging
 import NIOCore
 import NIOPosix
+import Prometheus
 import ServiceLifecycle
 import Testing
 
@@ -114,10 +115,10 @@ struct HTTPClient {
 /// Runs a gateway on a free port for the time of `body`.
 func withGateway(
     _ service: ScriptedService, configuration: Gateway.Configuration = .init(port: 0),
-    _ body: @Sendable (HTTPClient) async throws -> Void
+    metrics: PrometheusRegistry = PrometheusRegistry(), _ body: @Sendable (HTTPClient) async throws -> Void
 ) async throws {
     let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-    let gateway = Gateway(configuration: configuration, service: service, logger: logger)
+    let gateway = Gateway(configuration: configuration, service: service, metrics: metrics, logger: logger)
     let group = ServiceGroup(services: [gateway], logger: logger)
     try await withThrowingTaskGroup(of: Void.self) { tasks in
         tasks.addTask { try await group.run() }

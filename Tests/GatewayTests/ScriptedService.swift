@@ -10,15 +10,17 @@ final class ScriptedService: GenerationService {
     let servedModel = ServedModel(name: "org/demo", vocabularySize: 512, contextLength: 256, fingerprint: "fp")
     let ready: Bool
     private let tenants: Tenants
+    private let targets: [MetricsTarget]
     private let script: @Sendable (GenerationRequest) throws -> Events
     private let received = Mutex<[GenerationRequest]>([])
 
     init(
-        ready: Bool = true, tenants: Tenants = Tenants(),
+        ready: Bool = true, tenants: Tenants = Tenants(), targets: [MetricsTarget] = [],
         script: @escaping @Sendable (GenerationRequest) throws -> Events
     ) {
         self.ready = ready
         self.tenants = tenants
+        self.targets = targets
         self.script = script
     }
 
@@ -26,6 +28,12 @@ final class ScriptedService: GenerationService {
     convenience init(_ pieces: String...) {
         self.init { request in Self.events(Self.answer(pieces, choice: request.sampling.choice)) }
     }
+
+    convenience init(targets: [MetricsTarget]) {
+        self.init(targets: targets) { _ in Self.events([]) }
+    }
+
+    func metricsTargets() async -> [MetricsTarget] { targets }
 
     var requests: [GenerationRequest] { received.withLock { $0 } }
 

@@ -41,6 +41,28 @@ import Wire
         }
     }
 
+    /// Also of connections that are over, and of peers past the limit under one name.
+    @Test func trafficByPeer() async throws {
+        let listener = try await listen { _ in Recorder() }
+        let traffic = LinkTraffic(peerLimit: 1)
+        for (peer, bytes) in [("a", 100), ("a", 20), ("b", 3), ("c", 4)] {
+            let near = Recorder()
+            let connection = try await dial(listener, .test(.workerData, name: "near"), near)
+            traffic.opened(connection, peer: peer)
+            connection.send(Frame(.experts, payload: ByteBuffer(repeating: 1, count: bytes + ExpertRequest.headBytes)))
+            connection.close()
+            try await connection.socketClosed.get()
+            #expect(traffic.links.contains { $0.peer == peer && $0.kind == "experts" })
+            traffic.closed(connection)
+            traffic.closed(connection)
+        }
+        let head = Double(ExpertRequest.headBytes)
+        let sent = traffic.samples(\.bytesSent).filter { $0.labels[1].1 == "experts" }
+        #expect(sent.map(\.labels[0].1) == ["a", "other"])
+        #expect(sent.map(\.value) == [120 + 2 * head, 7 + 2 * head])
+        await listener.close()
+    }
+
     @Test func framesOfEverySizeGoBothWays() async throws {
         let listener = try await listen { _ in
             Recorder { frame, connection in

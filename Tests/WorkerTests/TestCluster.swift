@@ -4,6 +4,7 @@ import Logging
 import ModelStore
 import NIOCore
 import NIOPosix
+import Prometheus
 import TestSupport
 import Transport
 import Wire
@@ -75,6 +76,7 @@ final class TestCluster {
     private let sink: AsyncStream<ClusterEvent>.Continuation
     private var listener: Listener?
     private(set) var daemons: [String: WorkerDaemon] = [:]
+    private var registries: [String: PrometheusRegistry] = [:]
     private var tasks: [String: Task<Void, any Error>] = [:]
     private(set) var registered: [String: (register: ProtoRegister, control: Connection)] = [:]
     private(set) var data: [String: Connection] = [:]
@@ -114,7 +116,9 @@ final class TestCluster {
                 name: member.name, coordinatorHost: "127.0.0.1", coordinatorPort: listener.port,
                 manifest: model.manifest, store: model.store, threads: 1, memoryBytes: 1 << 34)
             configure(&configuration)
-            let daemon = WorkerDaemon(configuration: configuration, logger: Self.logger)
+            let registry = PrometheusRegistry()
+            registries[member.name] = registry
+            let daemon = WorkerDaemon(configuration: configuration, registry: registry, logger: Self.logger)
             daemons[member.name] = daemon
             tasks[member.name] = Task { try await daemon.run() }
         }
@@ -257,6 +261,12 @@ final class TestCluster {
     func accounting(of name: String) throws -> ProtoWorkerAccounting {
         guard let daemon = daemons[name] else { throw Failure(code: "test", message: "no worker \(name)") }
         return daemon.accounting.report
+    }
+
+    /// What a worker's `/metrics` would show.
+    func metrics(of name: String) throws -> String {
+        guard let registry = registries[name] else { throw Failure(code: "test", message: "no worker \(name)") }
+        return registry.text
     }
 
     /// One sequence of a lane, as a coordinator would drive it.

@@ -23,6 +23,7 @@ package struct Membership: Sendable {
         package var memoryBytes: UInt64 = 0
         package var processID: UInt32 = 0
         package var instructionSet = ""
+        package var metricsAddress = ""
 
         package init(name: String, incarnation: UInt64, dataAddress: String) {
             self.name = name

@@ -39,6 +39,7 @@ extension Core {
                 clamping: scheduler.lanes.filter { $0.isOpen && $0.homes.contains(name) }
                     .reduce(0) { $0 + $1.pagesUsed })
             $0.accounting = member.accounting
+            $0.metricsAddress = member.registration.metricsAddress
             guard let topology = membership.placed?.topology, let (stage, index) = topology.locate(name) else { return }
             let layers = topology.stages[stage].layers
             $0.stage = UInt32(clamping: stage)

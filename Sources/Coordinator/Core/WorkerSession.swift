@@ -78,12 +78,20 @@ final class WorkerSession: ConnectionDelegate {
         } catch {
             throw Failure(code: error.code, message: "data_address: \(error.message)")
         }
+        if !message.metricsAddress.isEmpty {
+            do {
+                _ = try Address(parsing: message.metricsAddress)
+            } catch {
+                throw Failure(code: error.code, message: "metrics_address: \(error.message)")
+            }
+        }
         var registration = Membership.Registration(
             name: message.name, incarnation: message.incarnation, dataAddress: message.dataAddress)
         registration.threads = message.threads
         registration.memoryBytes = message.memoryBytes
         registration.processID = message.processID
         registration.instructionSet = message.instructionSet
+        registration.metricsAddress = message.metricsAddress
         self.address = address
         let changes = try core.membership.register(registration, session: number, now: core.now)
         isRegistered = true

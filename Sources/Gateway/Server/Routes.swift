@@ -5,6 +5,7 @@ import Hummingbird
 import JSONText
 import Logging
 import NIOCore
+import Prometheus
 
 /// What a handler knows of its request besides the request.
 struct GatewayContext: RequestContext {
@@ -29,53 +30,44 @@ struct GatewayContext: RequestContext {
 struct Routes: Sendable {
     let service: any GenerationService
     let bodyLimitBytes: Int
+    let metrics: PrometheusRegistry
     let logger: Logger
     private let started = Int(Date().timeIntervalSince1970)
 
-    init(service: any GenerationService, bodyLimitBytes: Int, logger: Logger) {
+    init(service: any GenerationService, bodyLimitBytes: Int, metrics: PrometheusRegistry, logger: Logger) {
         self.service = service
         self.bodyLimitBytes = bodyLimitBytes
+        self.metrics = metrics
         self.logger = logger
     }
 
     func responder() -> some HTTPResponder<GatewayContext> {
         let router = Router(context: GatewayContext.self, options: .autoGenerateHeadEndpoints)
-        router.add(middleware: ErrorBodies(logger: logger))
-        add(to: router, .get, "/health") { _, _ in .json(["status": "ok"]) }
-        add(to: router, .get, "/ready") { _, _ in try ready() }
-        add(to: router, .get, "/v1/models") { request, _ in
+        router.add(middleware: AnswerCounts(registry: metrics))
+        router.add(
+            middleware: ErrorBodies(
+                places: "/v1/models, /v1/chat/completions, /v1/completions, /health, /ready and /metrics",
+                logger: logger))
+        router.add(.get, "/health") { _, _ in .json(["status": "ok"]) }
+        router.add(.get, "/ready") { _, _ in try ready() }
+        router.add(.get, "/metrics") { _, _ in .metrics(metrics) }
+        router.add(.get, "/metrics/targets") { _, _ in .json(MetricsTarget.json(await service.metricsTargets())) }
+        router.add(.get, "/v1/models") { request, _ in
             _ = try tenant(of: request)
             return .json(["object": "list", "data": [model(service.servedModel)]])
         }
         // A model's name may have slashes in it.
-        add(to: router, .get, "/v1/models/**") { request, context in
+        router.add(.get, "/v1/models/**") { request, context in
             _ = try tenant(of: request)
             return try modelNamed(context.parameters.getCatchAll().joined(separator: "/"))
         }
-        add(to: router, .post, "/v1/chat/completions") { request, context in
+        router.add(.post, "/v1/chat/completions") { request, context in
             try await answer(.chatCompletions, request, context)
         }
-        add(to: router, .post, "/v1/completions") { request, context in
+        router.add(.post, "/v1/completions") { request, context in
             try await answer(.completions, request, context)
         }
         return router.buildResponder()
-    }
-
-    /// Adds a route, and the refusal of the other methods on its path.
-    private func add(
-        to router: Router<GatewayContext>, _ method: HTTPRequest.Method, _ path: RouterPath,
-        _ handler: @escaping @Sendable (Request, GatewayContext) async throws -> Response
-    ) {
-        router.on(path, method: method, use: handler)
-        let allowed: [HTTPRequest.Method] = method == .get ? [.get, .head] : [method]
-        let others: [HTTPRequest.Method] = [.get, .head, .post, .put, .patch, .delete, .options, .trace, .connect]
-        for other in others where !allowed.contains(other) {
-            router.on(path, method: other) { _, _ -> Response in
-                throw APIError(
-                    .methodNotAllowed, code: "method_not_allowed",
-                    message: "\(other.rawValue) is not possible here, \(method.rawValue) is", allowedMethods: allowed)
-            }
-        }
     }
 
     private func ready() throws -> Response {
@@ -107,8 +99,29 @@ struct Routes: Sendable {
     }
 }
 
+extension Router where Context == GatewayContext {
+    /// Adds a route, and the refusal of the other methods on its path.
+    func add(
+        _ method: HTTPRequest.Method, _ path: RouterPath,
+        _ handler: @escaping @Sendable (Request, GatewayContext) async throws -> Response
+    ) {
+        on(path, method: method, use: handler)
+        let allowed: [HTTPRequest.Method] = method == .get ? [.get, .head] : [method]
+        let others: [HTTPRequest.Method] = [.get, .head, .post, .put, .patch, .delete, .options, .trace, .connect]
+        for other in others where !allowed.contains(other) {
+            on(path, method: other) { _, _ -> Response in
+                throw APIError(
+                    .methodNotAllowed, code: "method_not_allowed",
+                    message: "\(other.rawValue) is not possible here, \(method.rawValue) is", allowedMethods: allowed)
+            }
+        }
+    }
+}
+
 /// Everything that goes wrong leaves as an OpenAI error body.
-private struct ErrorBodies: RouterMiddleware {
+struct ErrorBodies: RouterMiddleware {
+    /// The paths that there are, for whoever asks for another.
+    let places: String
     let logger: Logger
 
     func handle(
@@ -127,8 +140,7 @@ private struct ErrorBodies: RouterMiddleware {
             return .error(
                 APIError(
                     .notFound, code: "unknown_path",
-                    message: "there is nothing at \(RequestError.quoted(request.uri.path)); see /v1/models, "
-                        + "/v1/chat/completions, /v1/completions, /health and /ready"))
+                    message: "there is nothing at \(RequestError.quoted(request.uri.path)); see \(places)"))
         } catch {
             // The type alone: what an error says may hold a part of a request.
             logger.error("unexpected error", metadata: ["type": "\(type(of: error))", "path": "\(request.uri.path)"])

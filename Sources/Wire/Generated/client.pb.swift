@@ -551,6 +551,12 @@ package nonisolated struct ProtoWorkerStatus: @unchecked Sendable {
   /// Clears the value of `accounting`. Subsequent reads from it will return its default value.
   package mutating func clearAccounting() {_uniqueStorage()._accounting = nil}
 
+  /// HOST:PORT of its /metrics; empty where it serves none.
+  package var metricsAddress: String {
+    get {_storage._metricsAddress}
+    set {_uniqueStorage()._metricsAddress = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1356,7 +1362,7 @@ nonisolated extension ProtoStatusResponse: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension ProtoWorkerStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".WorkerStatus"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}incarnation\0\u{1}state\0\u{3}data_address\0\u{1}stage\0\u{3}first_layer\0\u{3}layer_count\0\u{1}experts\0\u{3}weight_bytes\0\u{1}threads\0\u{3}pages_total\0\u{3}pages_used\0\u{3}process_id\0\u{1}accounting\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}incarnation\0\u{1}state\0\u{3}data_address\0\u{1}stage\0\u{3}first_layer\0\u{3}layer_count\0\u{1}experts\0\u{3}weight_bytes\0\u{1}threads\0\u{3}pages_total\0\u{3}pages_used\0\u{3}process_id\0\u{1}accounting\0\u{3}metrics_address\0")
 
   fileprivate class _StorageClass {
     var _name: String = String()
@@ -1373,6 +1379,7 @@ nonisolated extension ProtoWorkerStatus: SwiftProtobuf.Message, SwiftProtobuf._M
     var _pagesUsed: UInt32 = 0
     var _processID: UInt32 = 0
     var _accounting: ProtoWorkerAccounting? = nil
+    var _metricsAddress: String = String()
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1397,6 +1404,7 @@ nonisolated extension ProtoWorkerStatus: SwiftProtobuf.Message, SwiftProtobuf._M
       _pagesUsed = source._pagesUsed
       _processID = source._processID
       _accounting = source._accounting
+      _metricsAddress = source._metricsAddress
     }
   }
 
@@ -1429,6 +1437,7 @@ nonisolated extension ProtoWorkerStatus: SwiftProtobuf.Message, SwiftProtobuf._M
         case 12: try { try decoder.decodeSingularUInt32Field(value: &_storage._pagesUsed) }()
         case 13: try { try decoder.decodeSingularUInt32Field(value: &_storage._processID) }()
         case 14: try { try decoder.decodeSingularMessageField(value: &_storage._accounting) }()
+        case 15: try { try decoder.decodeSingularStringField(value: &_storage._metricsAddress) }()
         default: break
         }
       }
@@ -1483,6 +1492,9 @@ nonisolated extension ProtoWorkerStatus: SwiftProtobuf.Message, SwiftProtobuf._M
       try { if let v = _storage._accounting {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
       } }()
+      if !_storage._metricsAddress.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._metricsAddress, fieldNumber: 15)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1506,6 +1518,7 @@ nonisolated extension ProtoWorkerStatus: SwiftProtobuf.Message, SwiftProtobuf._M
         if _storage._pagesUsed != rhs_storage._pagesUsed {return false}
         if _storage._processID != rhs_storage._processID {return false}
         if _storage._accounting != rhs_storage._accounting {return false}
+        if _storage._metricsAddress != rhs_storage._metricsAddress {return false}
         return true
       }
       if !storagesAreEqual {return false}

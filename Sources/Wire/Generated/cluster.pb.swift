@@ -54,6 +54,9 @@ package nonisolated struct ProtoRegister: Sendable {
   /// Instruction set of the kernels in use, for people.
   package var instructionSet: String = String()
 
+  /// HOST:PORT where the worker serves /metrics; empty where it does not.
+  package var metricsAddress: String = String()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -491,7 +494,7 @@ fileprivate nonisolated let _protobuf_package = "tramontane.v1"
 
 nonisolated extension ProtoRegister: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Register"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}incarnation\0\u{3}data_address\0\u{1}threads\0\u{3}memory_bytes\0\u{3}numerics_version\0\u{3}manifest_digest\0\u{3}process_id\0\u{3}instruction_set\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}incarnation\0\u{3}data_address\0\u{1}threads\0\u{3}memory_bytes\0\u{3}numerics_version\0\u{3}manifest_digest\0\u{3}process_id\0\u{3}instruction_set\0\u{3}metrics_address\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -508,6 +511,7 @@ nonisolated extension ProtoRegister: SwiftProtobuf.Message, SwiftProtobuf._Messa
       case 7: try { try decoder.decodeSingularBytesField(value: &self.manifestDigest) }()
       case 8: try { try decoder.decodeSingularUInt32Field(value: &self.processID) }()
       case 9: try { try decoder.decodeSingularStringField(value: &self.instructionSet) }()
+      case 10: try { try decoder.decodeSingularStringField(value: &self.metricsAddress) }()
       default: break
       }
     }
@@ -541,6 +545,9 @@ nonisolated extension ProtoRegister: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if !self.instructionSet.isEmpty {
       try visitor.visitSingularStringField(value: self.instructionSet, fieldNumber: 9)
     }
+    if !self.metricsAddress.isEmpty {
+      try visitor.visitSingularStringField(value: self.metricsAddress, fieldNumber: 10)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -554,6 +561,7 @@ nonisolated extension ProtoRegister: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs.manifestDigest != rhs.manifestDigest {return false}
     if lhs.processID != rhs.processID {return false}
     if lhs.instructionSet != rhs.instructionSet {return false}
+    if lhs.metricsAddress != rhs.metricsAddress {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

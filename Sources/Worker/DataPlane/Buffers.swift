@@ -22,6 +22,8 @@ final class StepBuffers {
         }
     }
 
+    /// When the step came.
+    let began = NIODeadline.now()
     let message: ProtoStep
     let entries: [LaneTables.Entry]
     let chunkRows: Int

@@ -120,7 +120,8 @@ extension DataPlane {
             }
         }
         accounting.productComputed(
-            rows: rows.count, remoteRows: owners.count { $0 == nil }, homes: epoch.machine.peers(in: work).count)
+            layer: work.layer, expert: work.expert, rows: rows.count, remoteRows: owners.count { $0 == nil },
+            homes: epoch.machine.peers(in: work).count)
         return notFinite
     }
 
@@ -238,9 +239,12 @@ extension DataPlane {
                 logger.warning(
                     "a step failed",
                     metadata: ["step": "\(failed.stepID)", "lane": "\(failed.lane)", "code": "\(failed.failure.code)"])
+                accounting.stepFailed(code: failed.failure.code)
                 coordinator?.send(Frame(.stepFailed, failed, epoch: number))
             case .endStep(let key):
-                epoch.steps[key] = nil
+                if let step = epoch.steps.removeValue(forKey: key) {
+                    accounting.stepEnded(step.message.class, after: .now() - step.began)
+                }
             case .beginRequest(let key):
                 if let request { epoch.requests[key] = RequestBuffers(request) }
             case .sendResults(let key):
@@ -269,7 +273,7 @@ extension DataPlane {
             epoch.steps[key] = try StepBuffers(
                 message: message, entries: entries, chunkRows: chunk, rows: rows, engine: epoch.engine)
             accounting.stepBegan(
-                rows: entries.reduce(0) { $0 + $1.count }, requests: entries.count { $0.count > 0 })
+                message.class, rows: entries.reduce(0) { $0 + $1.count }, requests: entries.count { $0.count > 0 })
         } catch {
             perform(epoch.machine.stepBroke(key, Self.failure(error)))
         }

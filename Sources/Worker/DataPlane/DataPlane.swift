@@ -180,6 +180,7 @@ final class DataPlane {
         let epoch = Epoch(machine: WorkerMachine(view: view, bounds: bounds), engine: engine)
         self.epoch = epoch
         accounting.mapped(engine.mappedBlobs)
+        accounting.placed(view, weightBytes: engine.weightBytes, pages: engine.pages)
         for (home, connection) in homes {
             epoch.machine.homeJoined(home, peer: PeerID(connection.peer))
         }
@@ -431,7 +432,7 @@ final class DataPlane {
         for connection in homes.values { connection.flush() }
         coordinator?.flush()
         accounting.itemFinished(
-            nanoseconds: (NIODeadline.now() - start).nanoseconds, queuedItems: epoch.machine.queuedItems)
+            item, nanoseconds: (NIODeadline.now() - start).nanoseconds, queuedItems: epoch.machine.queuedItems)
         scheduleItem()
     }
 }

@@ -1,9 +1,12 @@
+import CoreMetrics
 import NIOCore
+package import Prometheus
 import Synchronization
 import Transport
 package import Wire
 
-/// What a worker has done since its start. The data plane writes it, heartbeats and tests read it.
+/// What a worker has done since its start. The data plane writes it; heartbeats, tests and whoever asks for its metrics read
+/// it.
 package final class WorkerAccounting: Sendable {
     private struct State {
         var counts = ProtoWorkerAccounting()
@@ -12,24 +15,47 @@ package final class WorkerAccounting: Sendable {
         var reportedVersion: UInt64?
         var progress: UInt64 = 0
         var queuedItems = 0
-        var live: [ObjectIdentifier: (peer: String, connection: Connection)] = [:]
-        /// Of connections that are over, by peer.
-        var past: [String: ConnectionCounters] = [:]
+        var shard: WorkerMetrics.Shard?
     }
 
+    private let registry: PrometheusRegistry
+    private let metrics: WorkerMetrics
+    private let traffic = LinkTraffic()
     private let state = Mutex(State())
 
-    package init() {}
+    package init(registry: PrometheusRegistry) {
+        self.registry = registry
+        metrics = WorkerMetrics(registry: registry)
+        sample(.counter, "tramontane_worker_busy_seconds_total", "Time in items of work.") {
+            Double($0.counts.busyNanoseconds) / 1e9
+        }
+        sample(.counter, "tramontane_expert_remote_rows_total", "Rows that experts computed here for other workers.") {
+            Double($0.counts.expertRowsRemote)
+        }
+        sample(.gauge, "tramontane_worker_queued_items", "Items of work that wait.") { Double($0.queuedItems) }
+        registry.sample(
+            MetricDescription(
+                .counter, "tramontane_link_sent_bytes_total", "Payload bytes sent, by peer and kind of frame.")
+        ) { [traffic] in traffic.samples(\.bytesSent) }
+        registry.sample(
+            MetricDescription(
+                .counter, "tramontane_link_received_bytes_total", "Payload bytes received, by peer and kind of frame.")
+        ) { [traffic] in traffic.samples(\.bytesReceived) }
+    }
+
+    /// A number that is kept here.
+    private func sample(
+        _ kind: MetricDescription.Kind, _ name: String, _ help: String, _ read: @escaping @Sendable (State) -> Double
+    ) {
+        registry.sample(MetricDescription(kind, name, help)) { [weak self] in
+            self.map { [(labels: [], value: $0.state.withLock { read($0) })] } ?? []
+        }
+    }
 
     /// Counters and links as the heartbeat reports them.
     package var report: ProtoWorkerAccounting {
-        let (counts, past, live) = state.withLock { ($0.counts, $0.past, Array($0.live.values)) }
-        var links = past
-        for (peer, connection) in live {
-            links[peer, default: ConnectionCounters()].add(connection.accounting)
-        }
-        var report = counts
-        report.links = links.sorted { $0.key < $1.key }.flatMap { $0.value.links(peer: $0.key) }
+        var report = state.withLock { $0.counts }
+        report.links = traffic.links
         return report
     }
 
@@ -53,19 +79,13 @@ package final class WorkerAccounting: Sendable {
 
     /// - Parameter peer: a worker's name, or "coordinator".
     func opened(_ connection: Connection, peer: String) {
-        state.withLock { state in
-            state.version += 1
-            state.live[ObjectIdentifier(connection)] = (peer, connection)
-        }
+        traffic.opened(connection, peer: peer)
+        state.withLock { $0.version += 1 }
     }
 
     func closed(_ connection: Connection) {
-        state.withLock { state in
-            state.version += 1
-            guard let (peer, _) = state.live.removeValue(forKey: ObjectIdentifier(connection)) else { return }
-            // A restarted coordinator or worker keeps its name, so that the table does not grow with time.
-            state.past[peer, default: ConnectionCounters()].add(connection.accounting)
-        }
+        traffic.closed(connection)
+        state.withLock { $0.version += 1 }
     }
 
     func mapped(_ blobs: [String]) {
@@ -77,17 +97,37 @@ package final class WorkerAccounting: Sendable {
         }
     }
 
-    func stepBegan(rows: Int, requests: Int) {
+    /// A placement holds from now on.
+    func placed(_ view: PlacementView, weightBytes: Int, pages: Int) {
+        metrics.weightBytes.set(weightBytes)
+        metrics.pages.set(pages)
+        let shard = WorkerMetrics.Shard(registry, stage: view.stage, layers: view.layers, held: view.experts)
+        state.withLock { $0.shard = shard }
+    }
+
+    func stepBegan(_ workClass: ProtoStep.Class, rows: Int, requests: Int) {
         state.withLock { state in
             state.version += 1
             state.counts.steps += 1
             state.counts.rows += UInt64(rows)
+            state.shard?.steps(workClass).rows.increment(by: rows)
             state.counts.maximumRequestsInStep = max(state.counts.maximumRequestsInStep, UInt32(clamping: requests))
         }
     }
 
-    func productComputed(rows: Int, remoteRows: Int, homes: Int) {
+    /// The step has gone on to the next stage, or ended.
+    func stepEnded(_ workClass: ProtoStep.Class, after time: TimeAmount) {
+        state.withLock { $0.shard }?.steps(workClass).time.recordNanoseconds(time.nanoseconds)
+    }
+
+    func stepFailed(code: String) {
+        metrics.stepFailed(code: code)
+    }
+
+    func productComputed(layer: Int, expert: Int, rows: Int, remoteRows: Int, homes: Int) {
+        metrics.productRows.record(rows)
         state.withLock { state in
+            state.shard?.computed(layer: layer, expert: expert, rows: rows)
             state.counts.expertProducts += 1
             state.counts.expertRows += UInt64(rows)
             state.counts.expertRowsRemote += UInt64(remoteRows)
@@ -95,7 +135,12 @@ package final class WorkerAccounting: Sendable {
         }
     }
 
-    func itemFinished(nanoseconds: Int64, queuedItems: Int) {
+    func itemFinished(_ item: WorkItem, nanoseconds: Int64, queuedItems: Int) {
+        switch item {
+        case .layer: metrics.layerTime.recordNanoseconds(nanoseconds)
+        case .expert: metrics.expertTime.recordNanoseconds(nanoseconds)
+        case .output: metrics.outputTime.recordNanoseconds(nanoseconds)
+        }
         state.withLock { state in
             state.version += 1
             state.progress += 1

@@ -46,6 +46,7 @@ struct CoordinatorCommand: Command {
             logger.warning("\(warning)")
         }
         let coordinator = try Coordinator(configuration: try configuration(model, topology), logger: logger)
+        ProcessMetrics.add(to: coordinator.metrics.registry, role: "coordinator", model: model.manifest.name)
         var gatewayConfiguration = Gateway.Configuration(host: serving.http.host, port: serving.http.port)
         gatewayConfiguration.insecureNetwork = serving.insecureNetwork
         let gateway = Gateway(configuration: gatewayConfiguration, coordinator: coordinator, logger: logger)

@@ -67,6 +67,7 @@ enum StatusReport {
         object.number("incarnation", worker.incarnation)
         object.string("state", worker.state)
         object.string("data_address", worker.dataAddress)
+        object.string("metrics_address", worker.metricsAddress)
         object.number("stage", worker.stage)
         object.number("first_layer", worker.firstLayer)
         object.number("layer_count", worker.layerCount)
@@ -112,7 +113,7 @@ enum StatusReport {
             [
                 [
                     "WORKER", "STATE", "STAGE", "LAYERS", "EXPERTS", "WEIGHTS", "THREADS", "PAGES", "STEPS", "ADDRESS",
-                    "PID",
+                    "METRICS", "PID",
                 ]
             ]
                 + status.workers.map { worker in
@@ -121,7 +122,7 @@ enum StatusReport {
                         layers(of: worker),
                         ranges(worker.experts.map(Int.init)), ByteCount.text(worker.weightBytes), "\(worker.threads)",
                         "\(worker.pagesUsed)/\(worker.pagesTotal)", "\(worker.accounting.steps)", worker.dataAddress,
-                        "\(worker.processID)",
+                        worker.metricsAddress, "\(worker.processID)",
                     ]
                 })
         text += "\n"

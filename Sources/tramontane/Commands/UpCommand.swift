@@ -3,6 +3,7 @@ import Engine
 import Logging
 import ModelStore
 import Placement
+import Wire
 
 /// Starts a whole cluster on this machine.
 struct UpCommand: Command {
@@ -13,7 +14,8 @@ struct UpCommand: Command {
         "up", "Starts a coordinator and workers on this machine.",
         """
         Imports the model if that is necessary, starts the processes, and prints `ready http=HOST:PORT listen=HOST:PORT` when \
-        the cluster serves. A worker that dies after that is started again, after 1 to 30 seconds. Ctrl-C or SIGTERM end \
+        the cluster serves. Prometheus's metrics are at /metrics of the HTTP port; /metrics/targets there, and `status`, say where \
+        those of the workers are. A worker that dies after that is started again, after 1 to 30 seconds. Ctrl-C or SIGTERM end \
         requests under way with `shutting_down`, and every process it started; none outlives it.
 
         A topology file says who holds what:
@@ -26,7 +28,8 @@ struct UpCommand: Command {
         `tramontane help coordinator` shows a file of tenants.
         """)
     static let settings: [Setting] =
-        [.option("state"), .option("threads"), .option("memory"), .option("weights")] + ServingOptions.settings
+        [.option("state"), .option("threads"), .option("memory"), .option("weights"), .option("worker-metrics")]
+        + ServingOptions.settings
         + ModelOptions.settings
 
     @OptionGroup var serving: ServingOptions
@@ -55,6 +58,14 @@ struct UpCommand: Command {
     @Option(help: WeightMemory.help)
     var weights = WeightMemory.mapped
 
+    @Option(
+        help: ArgumentHelp(
+            "Where the first worker's /metrics is; the next ones' are at the ports after it. Port 0 picks free ones. "
+                + "Default: 127.0.0.1:0.",
+            valueName: "host:port"),
+        transform: Address.listening)
+    var workerMetrics = Address(host: "127.0.0.1", port: 0)
+
     func run() throws {
         ProcessLimits.raiseDescriptors()
         ProcessLimits.ignoreBrokenPipes()
@@ -70,6 +81,10 @@ struct UpCommand: Command {
             StandardError.write("tramontane up: \(warning)\n")
         }
         let names = topology.workers
+        guard workerMetrics.port + names.count - 1 <= 65_535 else {
+            throw CommandError.usage(
+                "--worker-metrics \(workerMetrics): \(names.count) ports from there are not to be had")
+        }
         let directory = try StateDirectory(state)
         if state == nil { StandardError.write("tramontane up: logs and cluster.json are in \(directory.path)\n") }
         let supervisor = try Supervisor(
@@ -77,19 +92,24 @@ struct UpCommand: Command {
             coordinatorArguments: ["coordinator", "--supervised"] + serving.arguments(modelPath: model.manifestPath),
             workerArguments: { name, coordinator in
                 workerArguments(
-                    name: name, coordinator: coordinator, modelPath: model.manifestPath, workers: names.count)
+                    name: name, coordinator: coordinator, modelPath: model.manifestPath, workers: names)
             })
         let status = try supervisor.run()
         if status != 0 { throw CommandError(message: "", status: status) }
     }
 
     /// What one of its workers is started with.
-    func workerArguments(name: String, coordinator: String, modelPath: String, workers: Int) -> [String] {
+    func workerArguments(name: String, coordinator: String, modelPath: String, workers: [String]) -> [String] {
+        let place = workers.firstIndex(of: name) ?? 0
+        let port = workerMetrics.port == 0 ? 0 : workerMetrics.port + place
         var arguments = [
             "worker", "--supervised", "--name", name, "--coordinator", coordinator, "--model", modelPath,
-            "--threads", "\(threads ?? max(1, availableThreads() / workers))", "--compute", serving.compute.rawValue,
+            "--threads", "\(threads ?? max(1, availableThreads() / workers.count))", "--compute",
+            serving.compute.rawValue,
             "--weights", weights.rawValue, "--log-level", serving.logLevel.rawValue,
+            "--metrics", "\(Address(host: workerMetrics.host, port: port))",
         ]
+        if serving.insecureNetwork { arguments.append("--insecure-network") }
         if let memory { arguments += ["--memory", "\(memory)"] }
         return arguments
     }

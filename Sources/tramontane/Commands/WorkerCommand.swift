@@ -1,7 +1,11 @@
 import ArgumentParser
 import Engine
+import Gateway
 import Logging
+import ModelStore
 import Placement
+import Prometheus
+import ServiceLifecycle
 import Wire
 import Worker
 
@@ -18,6 +22,7 @@ struct WorkerCommand: Command {
     static let settings: [Setting] =
         [
             .option("coordinator"), .option("model"), .option("name"), .option("listen"), .option("advertise"),
+            .option("metrics"),
             .option("threads"), .option("memory"), .option("compute"), .option("weights"), .flag("trust-blobs"),
             .flag("insecure-network"), .option("log-level"),
         ] + ModelOptions.settings
@@ -44,6 +49,13 @@ struct WorkerCommand: Command {
     var advertise: String?
 
     @Option(
+        help: ArgumentHelp(
+            "Where Prometheus gets /metrics; port 0 picks a free one. The cluster's status says where it is. Default: nowhere.",
+            valueName: "host:port"),
+        transform: Address.listening)
+    var metrics: Address?
+
+    @Option(
         parsing: .unconditional,
         help: ArgumentHelp(
             "Threads that compute. Default: the processors that this process may use.", valueName: "count"),
@@ -65,7 +77,7 @@ struct WorkerCommand: Command {
     @Flag(help: "Use blobs without hashing them first.")
     var trustBlobs = false
 
-    @Flag(help: "Allow a --listen that is not loopback. There is no encryption.")
+    @Flag(help: "Allow a --listen and a --metrics that are not loopback. There is no encryption.")
     var insecureNetwork = false
 
     @Option(
@@ -86,9 +98,12 @@ struct WorkerCommand: Command {
         if let problem = Topology.problem(withName: name) {
             throw ValidationError("--name: a worker's name \(problem)")
         }
-        guard advertise == nil, ["0.0.0.0", "::"].contains(listen.host) else { return }
-        throw ValidationError(
-            "--listen \(listen) is every address of this machine; --advertise HOST says at which others reach it")
+        guard advertise == nil else { return }
+        let listeners = [("--listen", listen)] + (metrics.map { [("--metrics", $0)] } ?? [])
+        for (option, address) in listeners where address.isEvery {
+            throw ValidationError(
+                "\(option) \(address) is every address of this machine; --advertise HOST says at which others reach it")
+        }
     }
 
     func run() throws {
@@ -105,8 +120,25 @@ struct WorkerCommand: Command {
         configuration.weightMemory = weights
         configuration.verifyBlobs = !trustBlobs
         configuration.insecureNetwork = insecureNetwork
-        try Daemon.run(
-            [WorkerDaemon(configuration: configuration, logger: logger)], supervised: supervised,
-            graceSeconds: Self.graceSeconds, logger: logger)
+        guard let metrics else {
+            return try run([WorkerDaemon(configuration: configuration, logger: logger)], logger)
+        }
+        var endpointConfiguration = Gateway.Configuration(host: metrics.host, port: metrics.port)
+        endpointConfiguration.insecureNetwork = insecureNetwork
+        let registry = PrometheusRegistry()
+        ProcessMetrics.add(to: registry, role: "worker", model: model.manifest.name)
+        let endpoint = MetricsEndpoint(configuration: endpointConfiguration, registry: registry, logger: logger)
+        let advertised = metrics.isEvery ? advertise : nil
+        let daemon = WorkerDaemon(configuration: configuration, registry: registry, logger: logger) {
+            let address = try await endpoint.listening()
+            guard let advertised else { return address }
+            return "\(Address(host: advertised, port: try Address(parsing: address).port))"
+        }
+        // The worker says where the endpoint is, and so ends before it.
+        try run([endpoint, daemon], logger)
+    }
+
+    private func run(_ services: [any Service], _ logger: Logger) throws {
+        try Daemon.run(services, supervised: supervised, graceSeconds: Self.graceSeconds, logger: logger)
     }
 }

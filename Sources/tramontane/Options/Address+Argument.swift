@@ -28,6 +28,9 @@ extension Address {
         return text
     }
 
+    /// Whether it stands for all addresses of the machine that listens.
+    var isEvery: Bool { ["0.0.0.0", "::"].contains(host) }
+
     private static func argument(_ text: String, ports: ClosedRange<Int>) throws -> Address {
         do {
             return try Address(parsing: text, ports: ports)

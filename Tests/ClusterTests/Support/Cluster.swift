@@ -197,6 +197,7 @@ struct StatusReport: Decodable {
         var layerCount: Int
         var experts: [Int]
         var processId: pid_t
+        var metricsAddress: String
         var accounting: Accounting
     }
 

@@ -197,7 +197,7 @@ struct BenchTests {
 }
 
 extension JSONValue {
-    fileprivate var number: Double? {
+    var number: Double? {
         switch self {
         case .integer(let digits): Double(digits)
         case .double(let value): value

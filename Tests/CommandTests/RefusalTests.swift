@@ -66,6 +66,19 @@ struct RefusalTests {
         }
     }
 
+    @Test func benchIsAFamily() throws {
+        func command(_ arguments: String...) throws -> any ParsableCommand {
+            try Tramontane.command(for: arguments, environment: [:])
+        }
+        #expect(try command("bench", "--model", "m", "--batch", "1", "4") is BenchCommand)
+        #expect(try command("bench", "engine", "--cpu") is BenchCommand)
+        #expect(try command("bench", "serve", "--url", "http://h") is BenchServeCommand)
+        #expect(try command("bench", "coordinator", "--model", "m") is BenchCoordinatorCommand)
+        #expect(try refusal(["bench", "serv"]) == "unknown command \"bench serv\"; did you mean \"serve\"?")
+        #expect(try refusal(["bench", "serve", "--ulr", "x"]).hasPrefix("unknown option \"--ulr\"; did you mean"))
+        #expect(try refusal(["bench", "serve", "--url", "x"]).hasSuffix("For example: \(BenchServeCommand.example)"))
+    }
+
     @Test func theConfigurationFileMayStandBeforeTheCommand() throws {
         let url = FileManager.default.temporaryDirectory.appending(path: "config-\(UUID().uuidString).yaml")
         try Data("up:\n  model: m\n  workers: 3\n".utf8).write(to: url)

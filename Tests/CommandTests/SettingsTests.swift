@@ -135,6 +135,21 @@ struct SettingsTests {
         #expect(try resolve(["unknown"], environment: ["TRAMONTANE_HTTP": "a:1"]) == ["unknown"])
     }
 
+    @Test func aSubcommandHasSettingsOfItsOwn() throws {
+        let resolver = SettingsResolver(
+            settings: ["bench": [.option("model")], "bench serve": [.option("url")]],
+            environment: ["TRAMONTANE_MODEL": "m", "TRAMONTANE_URL": "u"])
+        #expect(try resolver.resolve(["bench", "--model", "x"]) == ["bench", "--model", "x"])
+        #expect(try resolver.resolve(["bench"]) == ["bench", "--model=m"])
+        #expect(try resolver.resolve(["bench", "serve"]) == ["bench", "serve", "--url=u"])
+        #expect(try resolver.commandFirst(["--config", "f", "bench", "serve"]) == ["bench", "serve", "--config", "f"])
+        #expect(throws: CommandError.self) { try resolver.resolve(["bench", "serve", "--model", "x"]) }
+        let values = try SettingsResolver.configuration(
+            "model: top\nbench serve:\n  url: own\n", file: "f", command: "bench serve",
+            settings: ["bench": [.option("model")], "bench serve": [.option("url")]])
+        #expect(values["url"] == "own")
+    }
+
     @Test func editDistances() {
         #expect(Suggestion.distance("http", "http") == 0)
         #expect(Suggestion.distance("htpp", "http") == 1)
@@ -145,11 +160,17 @@ struct SettingsTests {
 
     /// Every setting is an option that the command line knows, and every command's example is understood.
     @Test func settingsAreOptions() throws {
+        var all: [(command: any Command.Type, name: String)] = []
         for command in Tramontane.commands {
+            let name = command.configuration.commandName ?? ""
+            for nested in command.nested { all.append((nested, name)) }
+            if command.nested.isEmpty { all.append((command, name)) }
+        }
+        for (command, name) in all {
             let help = command.helpMessage(columns: 200)
             for setting in command.settings { #expect(help.contains("--\(setting.name)"), "\(setting.name)") }
             #expect(Set(command.settings.map(\.name)).count == command.settings.count)
-            #expect(help.contains("tramontane \(command.configuration.commandName ?? "")"))
+            #expect(help.contains("tramontane \(name) "))
             #expect(help.contains("--config <file>"))
             // What is missing here would be refused as unknown.
             let known = Set(command.settings.map(\.name)).union(["config", "help", "version"])

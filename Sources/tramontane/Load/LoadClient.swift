@@ -75,7 +75,10 @@ final class LoadClient {
         do {
             let channel = try result.get()
             let connection = try channel.pipeline.syncOperations.handler(type: LoadConnection.self)
-            guard !isClosed else { throw ChannelError.ioOnClosedChannel }
+            guard !isClosed else {
+                connection.close()
+                throw ChannelError.ioOnClosedChannel
+            }
             open[ObjectIdentifier(connection)] = connection
             connection.send(request, exchange, to: target)
         } catch {

@@ -34,8 +34,8 @@ struct LetterTokens: Sendable {
 
     /// Which letter comes at a position.
     func index(after token: Int32, at position: Int) -> Int {
-        let mixed = UInt64(truncatingIfNeeded: token) &* 0x9E37_79B9 &+ UInt64(truncatingIfNeeded: position) &* 7
-        return Int(mixed % UInt64(tokens.count))
+        var random = SeededRandom(seed: UInt64(UInt32(bitPattern: token)) << 32 | UInt64(truncatingIfNeeded: position))
+        return Int(random.next() % UInt64(tokens.count))
     }
 
     /// The letters that follow a prompt.

@@ -131,26 +131,45 @@ package final class Coordinator: Service, Sendable {
 
     // MARK: Requests
 
-    /// Checks, tokenises and queues the request.
-    /// - Throws: `RequestError` when the request is refused; afterwards failures are thrown out of the stream.
-    package func submit(_ request: GenerationRequest) async throws -> GenerationStream {
-        let times = RequestTimes()
-        return try await counting { try await admit(try await prepare(request), ServiceTerms(request, times), times) }
-    }
-
-    /// The same for several answers to one request, numbered from its `choice` on. The prompt is read once.
-    package func submit(_ request: GenerationRequest, choices: Int) async throws -> [GenerationStream] {
+    /// Checks, tokenises and queues a request: once, for several answers, which are numbered from the request's `choice` on.
+    /// - Parameters:
+    ///   - feed: where the answers' events go
+    ///   - first: index of the first answer there
+    /// - Throws: `RequestError` when the request is refused. Answers of it that were taken already go on until the feed is
+    ///   cancelled.
+    package func submit(
+        _ request: GenerationRequest, choices: Int = 1, to feed: EventFeed, from first: Int = 0
+    ) async throws {
         let times = RequestTimes()
         let terms = ServiceTerms(request, times)
-        return try await counting {
+        try await counting {
             let prepared = try await prepare(request)
-            var streams: [GenerationStream] = []
-            for choice in 0..<max(0, choices) {
-                var prepared = prepared
-                prepared.sampling.choice = UInt32(clamping: request.sampling.choice + choice)
-                streams.append(try await admit(prepared, terms, times))
+            let (core, loop) = try running()
+            let limit = configuration.readerTokenLimit
+            let answers = (0..<max(0, choices)).map { choice in
+                var sampling = prepared.sampling
+                sampling.choice = UInt32(clamping: request.sampling.choice + choice)
+                return (
+                    id: numbers.next(), sampling: sampling,
+                    sink: FeedSink(feed: feed, answer: first + choice, limit: limit)
+                )
             }
-            return streams
+            feed.whenCancelled {
+                loop.execute { for answer in answers { core.value.cancel(answer.id) } }
+            }
+            let admission = try await Self.enter(loop) {
+                Result { () throws(RequestError) in
+                    // Either this sees that the reader has gone, or the cancellation comes after it.
+                    guard !feed.isCancelled else { return }
+                    for answer in answers {
+                        try core.value.admit(
+                            id: answer.id, prompt: prepared.prompt, sampling: answer.sampling, scoreTop: nil,
+                            request: Core.Request(
+                                machine: .generation(prepared.machine), sink: answer.sink, terms: terms, times: times))
+                    }
+                }
+            }
+            try admission.get()
         }
     }
 
@@ -168,26 +187,6 @@ package final class Coordinator: Service, Sendable {
         try await Self.apart { [check] in
             try check.prepare(request, drawSeed: { UInt64.random(in: 0...UInt64.max) })
         }
-    }
-
-    private func admit(
-        _ prepared: RequestCheck.Prepared, _ terms: ServiceTerms, _ times: RequestTimes
-    ) async throws -> GenerationStream {
-        let (core, loop) = try running()
-        let id = numbers.next()
-        let (stream, sink) = StreamSink.make(limit: configuration.readerTokenLimit) {
-            loop.execute { core.value.cancel(id) }
-        }
-        let admission = try await Self.enter(loop) {
-            Result { () throws(RequestError) in
-                try core.value.admit(
-                    id: id, prompt: prepared.prompt, sampling: prepared.sampling, scoreTop: nil,
-                    request: Core.Request(
-                        machine: .generation(prepared.machine), sink: sink, terms: terms, times: times))
-            }
-        }
-        try admission.get()
-        return stream
     }
 
     /// Runs a sequence through a lane and gives the scores of its rows.

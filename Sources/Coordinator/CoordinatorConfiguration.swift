@@ -40,7 +40,7 @@ package struct CoordinatorConfiguration: Sendable {
     package var queueLimit = 256
     /// Longest time a request waits for a lane before it fails with `queue_timeout`.
     package var queueTimeoutMilliseconds = 120_000
-    /// Tokens a reader may be behind before it is cut off. Bounds what a stream buffers.
+    /// Tokens a reader may be behind before it is cut off. Bounds what waits for it.
     package var readerTokenLimit = 1024
     /// Whom requests are served for, by their API keys.
     package var tenants = Tenants()

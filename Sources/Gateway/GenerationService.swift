@@ -11,12 +11,10 @@ package protocol GenerationService: Sendable {
     /// The tenant that an API key names; the key is empty where the request has none.
     /// - Throws: `RequestError`
     func tenant(ofKey key: String) throws -> String
-    /// The events of a request that was taken, one sequence for each of `choices` answers, which are numbered from the
-    /// request's own choice on.
-    /// - Throws: `RequestError`, here or later out of a sequence.
-    func generate(
-        _ request: GenerationRequest, choices: Int
-    ) async throws -> [any AsyncSequence<GenerationEvent, any Error> & Sendable]
+    /// Takes a request, for `choices` answers, which are numbered from the request's own choice on. Their events go to the
+    /// feed, as those of the answers from `first` on.
+    /// - Throws: `RequestError`; later failures go to the feed.
+    func generate(_ request: GenerationRequest, choices: Int, to feed: EventFeed, from first: Int) async throws
     /// Where the workers' metrics are.
     func metricsTargets() async -> [MetricsTarget]
 }
@@ -53,9 +51,9 @@ extension Coordinator: GenerationService {
     }
 
     package func generate(
-        _ request: GenerationRequest, choices: Int
-    ) async throws -> [any AsyncSequence<GenerationEvent, any Error> & Sendable] {
-        try await submit(request, choices: choices)
+        _ request: GenerationRequest, choices: Int, to feed: EventFeed, from first: Int
+    ) async throws {
+        try await submit(request, choices: choices, to: feed, from: first)
     }
 }
 

@@ -94,16 +94,25 @@ import Wire
     @Test func severalAnswersToOneRequestDifferByTheirChoice() async throws {
         try await withFakeCluster { coordinator, workers, _ in
             workers[0].hold()
-            let streams = try await coordinator.submit(
-                GenerationRequest(prompt: .text("x"), sampling: SamplingOptions(choice: 3)), choices: 4)
+            let feed = EventFeed(answers: 5)
+            try await coordinator.submit(
+                GenerationRequest(prompt: .text("x"), sampling: SamplingOptions(choice: 3)), choices: 4, to: feed,
+                from: 1)
             workers[0].goOn()
+            while await coordinator.status().requests.finished < 4 { await Task.yield() }
+            var items: [EventFeed.Item] = []
+            feed.take(into: &items)
             var seeds = Set<UInt64>()
-            for stream in streams {
-                let answer = try await collect(stream)
-                #expect(answer.tokens.count == 16)
-                if let seed = answer.acceptance?.seed { seeds.insert(seed) }
+            var tokens: [Int: Int] = [:]
+            for case .event(let event, let answer) in items {
+                switch event {
+                case .accepted(let acceptance): seeds.insert(acceptance.seed)
+                case .delta(_, let ids): tokens[answer, default: 0] += ids.count
+                case .finished: break
+                }
             }
             #expect(seeds.count == 1)
+            #expect(tokens == [1: 16, 2: 16, 3: 16, 4: 16])
             #expect(workers[0].choices.sorted() == [3, 4, 5, 6])
         }
     }

@@ -18,7 +18,7 @@ import Tokenizer
     }
 
     private static let tools = """
-        {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": {"name": "clock"}}]}
+        {"messages": [{"role": "user", "content": "x"}], "stream": true, "tools": [{"type": "function", "function": {"name": "clock"}}]}
         """
 
     @Test func parameters() throws {
@@ -101,11 +101,17 @@ import Tokenizer
         }
     }
 
+    /// The chunks that a stream sends for events, as their text.
+    private func chunks(_ answer: inout Answer, _ events: [GenerationEvent]) throws -> [String] {
+        var stream: [UInt8] = []
+        for event in events { answer.take(event, choice: 0, into: &stream) }
+        return String(decoding: stream, as: UTF8.self).split(separator: "\n\n").map { String($0.dropFirst(6)) }
+    }
+
     @Test func callsOfTools() throws {
         var answer = answer(try request(Self.tools))
         let pieces = [" [{\"name\"", ": \"clock\", \"arguments\": {\"zone\": \"UTC\"}}]"]
-        var chunks: [JSONValue] = []
-        for event in ScriptedService.answer(pieces) { chunks += answer.take(event, choice: 0) }
+        let chunks = try chunks(&answer, ScriptedService.answer(pieces)).map { try JSONValue(parsing: $0) }
         // The role, the calls, the end: nothing of the calls' text.
         #expect(chunks.count == 3)
         let call = chunks[1]["choices"]?.array?.first?["delta"]?["tool_calls"]?.array?.first
@@ -121,14 +127,38 @@ import Tokenizer
     func answersThatAreNoCalls(_ pieces: [String]) throws {
         var answer = answer(try request(Self.tools))
         var text = ""
-        for event in ScriptedService.answer(pieces) {
-            for chunk in answer.take(event, choice: 0) {
-                text += chunk["choices"]?.array?.first?["delta"]?["content"]?.string ?? ""
-            }
+        for chunk in try chunks(&answer, ScriptedService.answer(pieces)) {
+            let choice = try JSONValue(parsing: chunk)["choices"]?.array?.first
+            text += choice?["delta"]?["content"]?.string ?? ""
         }
         #expect(text == pieces.joined())
         #expect(answer.whole["choices"]?.array?.first?["message"]?["content"]?.string == text)
         #expect(answer.isFinished)
+    }
+
+    /// A text's chunk is put together from parts that were laid out before; nobody can tell.
+    @Test(arguments: [
+        "To be", " ", "\"}, \"", "a\\b\n\r\t\u{8}\u{C}\0\u{1F}\u{7F}", "Übermut ½ 漢字 🎭 e\u{301}", ".", "\u{2028}",
+    ])
+    func chunksToTheByte(_ text: String) throws {
+        for usage in [false, true] {
+            let options = #""stream": true, "stream_options": {"include_usage": \#(usage)}"#
+            let rest = usage ? #", "usage": null}"# : "}"
+            var completion = answer(
+                try AnswerRequest(.completions, body: #"{"prompt": "x", \#(options)}"#.utf8, vocabularySize: 512))
+            var chat = answer(try request(#"{"messages": [{"role": "user", "content": "x"}], \#(options)}"#))
+            // The second is the one whose parts are used again.
+            let events = [GenerationEvent.delta(text: "first", tokens: [1]), .delta(text: text, tokens: [2])]
+            let completionChunk = try chunks(&completion, events).last
+            let chatChunk = try chunks(&chat, events).last
+            let quoted = JSONValue.string(text).text
+            let heading = #""created": 1, "model": "m", "system_fingerprint": "fp", "seed": 1"#
+            let end = #""logprobs": null, "finish_reason": null}]\#(rest)"#
+            let completionText = #""choices": [{"index": 0, "text": \#(quoted), \#(end)"#
+            let chatText = #""choices": [{"index": 0, "delta": {"content": \#(quoted)}, \#(end)"#
+            #expect(completionChunk == #"{"id": "id", "object": "text_completion", \#(heading), \#(completionText)"#)
+            #expect(chatChunk == #"{"id": "id", "object": "chat.completion.chunk", \#(heading), \#(chatText)"#)
+        }
     }
 
     @Test func damagedBodiesNeverTrap() {

@@ -66,10 +66,29 @@ import Testing
         }
     }
 
+    /// Until there is something to say, a stream's failure has a status, which clients and proxies understand.
+    @Test func streamsThatFailBeforeTheyBegin() async throws {
+        let errors: [(RequestError, Int)] = [
+            (RequestError(.late, code: "deadline_exceeded", message: "late"), 504),
+            (RequestError(.unavailable, code: "queue_timeout", message: "long"), 503),
+            (RequestError(.failed, code: "worker_lost", message: "gone"), 500),
+        ]
+        for (error, status) in errors {
+            let accepted = Array(ScriptedService.answer([]).prefix(1))
+            let service = ScriptedService { _ in ScriptedService.events(accepted, failing: error) }
+            try await withGateway(service) { client in
+                let answer = try await client.post(
+                    "/v1/chat/completions", #"{"messages": [{"role": "user", "content": "x"}], "stream": true}"#)
+                #expect(answer.status == status)
+                #expect(answer.error?["code"]?.string == error.code)
+            }
+        }
+    }
+
     @Test(arguments: [true, false])
     func aClientThatLeavesEndsTheWork(streamed: Bool) async throws {
         let (ended, end) = AsyncStream<Void>.makeStream()
-        let service = ScriptedService { _ in ScriptedService.endless { end.finish() } }
+        let service = ScriptedService(done: { end.finish() }) { _ in ScriptedService.unfinished() }
         try await withGateway(service) { client in
             let request = HTTPClient.request("/v1/completions", #"{"prompt": "x", "stream": \#(streamed)}"#)
             if streamed {
@@ -83,7 +102,7 @@ import Testing
 
     @Test func aClientThatDoesNotReadIsCutOff() async throws {
         let (ended, end) = AsyncStream<Void>.makeStream()
-        let service = ScriptedService { _ in ScriptedService.endless { end.finish() } }
+        let service = ScriptedService(done: { end.finish() }) { _ in ScriptedService.endless() }
         var configuration = Gateway.Configuration(port: 0)
         configuration.stallTimeoutSeconds = 0
         try await withGateway(service, configuration: configuration) { client in

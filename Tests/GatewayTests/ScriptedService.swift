@@ -11,16 +11,20 @@ final class ScriptedService: GenerationService {
     let ready: Bool
     private let tenants: Tenants
     private let targets: [MetricsTarget]
+    private let done: @Sendable () -> Void
     private let script: @Sendable (GenerationRequest) throws -> Events
     private let received = Mutex<[GenerationRequest]>([])
 
+    /// - Parameter done: called when an answer is not wanted any more.
     init(
         ready: Bool = true, tenants: Tenants = Tenants(), targets: [MetricsTarget] = [],
+        done: @escaping @Sendable () -> Void = {},
         script: @escaping @Sendable (GenerationRequest) throws -> Events
     ) {
         self.ready = ready
         self.tenants = tenants
         self.targets = targets
+        self.done = done
         self.script = script
     }
 
@@ -39,12 +43,31 @@ final class ScriptedService: GenerationService {
 
     func tenant(ofKey key: String) throws -> String { try tenants.tenant(ofKey: key) }
 
-    func generate(_ request: GenerationRequest, choices: Int) async throws -> [Events] {
+    func generate(_ request: GenerationRequest, choices: Int, to feed: EventFeed, from first: Int) async throws {
         received.withLock { $0.append(request) }
-        return try (0..<choices).map { choice in
+        feed.whenCancelled(done)
+        for choice in 0..<choices {
             var request = request
             request.sampling.choice += choice
-            return try script(request)
+            let events = try script(request)
+            let task = Task { await Self.play(events, to: feed, as: first + choice) }
+            feed.whenCancelled { task.cancel() }
+        }
+    }
+
+    private static func play(_ events: Events, to feed: EventFeed, as answer: Int) async {
+        do {
+            for try await event in events {
+                switch event {
+                case .delta(let text, let tokens):
+                    guard feed.put(text: text, tokens: tokens, answer: answer, limit: 100) else {
+                        return feed.put(.failed(RequestError(.failed, code: "slow_reader", message: "slow")))
+                    }
+                case .accepted, .finished: feed.put(.event(event, answer: answer))
+                }
+            }
+        } catch {
+            if let error = error as? RequestError { feed.put(.failed(error)) }
         }
     }
 
@@ -60,34 +83,20 @@ final class ScriptedService: GenerationService {
         }
     }
 
-    /// An answer that goes on for as long as somebody takes it, and says when it has been let go.
-    static func endless(ended: @escaping @Sendable () -> Void) -> Events {
-        let reader = Reader(left: ended)
-        return AsyncThrowingStream { reader.isFirst() ? accepted : .delta(text: page, tokens: [300]) }
+    /// An answer that goes on as long as somebody takes it.
+    static func endless() -> Events {
+        AsyncThrowingStream { .delta(text: page, tokens: [300]) }
+    }
+
+    /// An answer that stops in the middle.
+    static func unfinished() -> Events {
+        AsyncThrowingStream { continuation in
+            continuation.yield(accepted)
+            continuation.yield(.delta(text: "half", tokens: [300]))
+        }
     }
 
     private static let accepted = GenerationEvent.accepted(
         Acceptance(requestID: "r", model: "org/demo", seed: 7, promptTokens: 5))
     private static let page = String(repeating: "x", count: 65_536)
-
-    /// Lives as long as the events that it belongs to.
-    private final class Reader: Sendable {
-        private let first = Mutex(true)
-        private let left: @Sendable () -> Void
-
-        init(left: @escaping @Sendable () -> Void) {
-            self.left = left
-        }
-
-        deinit {
-            left()
-        }
-
-        func isFirst() -> Bool {
-            first.withLock { isFirst in
-                defer { isFirst = false }
-                return isFirst
-            }
-        }
-    }
 }

@@ -11,52 +11,30 @@ protocol RequestSink {
     func failed(_ error: RequestError)
 }
 
-/// The events of a `GenerationStream`.
-struct StreamSink: RequestSink {
-    /// Events that always fit beside the deltas: `accepted` and `finished`.
-    private static let reserve = 2
-
-    private let continuation: AsyncThrowingStream<GenerationEvent, any Error>.Continuation
-
-    /// - Parameters:
-    ///   - limit: tokens that the reader may be behind; every delta here is one token
-    ///   - cancel: called, from any thread, when the stream is over or nobody reads it any more
-    static func make(
-        limit: Int, cancel: @escaping @Sendable () -> Void
-    ) -> (stream: GenerationStream, sink: StreamSink) {
-        let (events, continuation) = AsyncThrowingStream.makeStream(
-            of: GenerationEvent.self, throwing: (any Error).self, bufferingPolicy: .bufferingOldest(limit + reserve))
-        continuation.onTermination = { termination in
-            if case .cancelled = termination { cancel() }
-        }
-        return (GenerationStream(events: events), StreamSink(continuation: continuation))
-    }
+/// One answer of a feed.
+struct FeedSink: RequestSink {
+    let feed: EventFeed
+    let answer: Int
+    /// Tokens that the reader may be behind.
+    let limit: Int
 
     func accepted(_ acceptance: Acceptance) {
-        continuation.yield(.accepted(acceptance))
+        feed.put(.event(.accepted(acceptance), answer: answer))
     }
 
     func delta(text: String, tokens: [Int32]) -> Bool {
-        switch continuation.yield(.delta(text: text, tokens: tokens)) {
-        case .enqueued(let remaining): remaining >= Self.reserve - 1
-        case .dropped: false
-        case .terminated: true
-        @unknown default: true
-        }
+        feed.put(text: text, tokens: tokens, answer: answer, limit: limit)
     }
 
     func finished(_ reason: FinishReason, _ usage: Usage) {
-        continuation.yield(.finished(reason, usage))
-        continuation.finish()
+        feed.put(.event(.finished(reason, usage), answer: answer))
     }
 
     func failed(_ error: RequestError) {
-        continuation.finish(throwing: error)
+        feed.put(.failed(error))
     }
 
-    func scored(_ response: ProtoScoreResponse) {
-        continuation.finish()
-    }
+    func scored(_ response: ProtoScoreResponse) {}
 }
 
 /// The answer of `Coordinator.score`.

@@ -28,6 +28,7 @@ package struct Answer: Sendable {
     }
 
     private struct Choice {
+        /// All of it, where that is needed in the end.
         var text = ""
         /// Text of a stream that may turn out to be a call of tools and is held back.
         var heldBack = ""
@@ -35,50 +36,55 @@ package struct Answer: Sendable {
         var toolCalls: [ToolCall] = []
         var finishReason: String?
         var usage: Usage?
+        var textEvent: TextEvent?
     }
 
     private let heading: Heading
     private let choicesPerPrompt: Int
+    private let isStreamed: Bool
     private let includeUsage: Bool
     private let offersTools: Bool
     private var choices: [Choice]
+    private var unfinished: Int
 
     package init(_ request: AnswerRequest, heading: Heading) {
         self.heading = heading
         choicesPerPrompt = request.choices
+        isStreamed = request.stream
         includeUsage = request.includeUsage
         offersTools = request.offersTools
-        choices = Array(
-            repeating: Choice(mayBeToolCalls: request.offersTools), count: request.prompts.count * request.choices)
+        choices = Array(repeating: Choice(mayBeToolCalls: request.offersTools), count: request.answers)
+        unfinished = choices.count
     }
 
-    package var isFinished: Bool { choices.allSatisfy { $0.finishReason != nil } }
+    package var isFinished: Bool { unfinished == 0 }
 
     /// Takes an event of a choice.
-    /// - Returns: The chunks that a stream sends for it.
-    package mutating func take(_ event: GenerationEvent, choice index: Int) -> [JSONValue] {
-        guard choices.indices.contains(index) else { return [] }
+    /// - Parameter stream: what a stream sends for it is appended, as server-sent events; nothing for a whole answer.
+    package mutating func take(_ event: GenerationEvent, choice index: Int, into stream: inout [UInt8]) {
+        guard choices.indices.contains(index) else { return }
         switch event {
         case .accepted:
-            guard heading.endpoint == .chatCompletions else { return [] }
-            return [chunk(index, delta: ["role": "assistant", "content": ""])]
+            guard isStreamed, heading.endpoint == .chatCompletions else { return }
+            Self.append(chunk(index, delta: ["role": "assistant", "content": ""]), to: &stream)
         case .delta(let text, _):
-            guard !text.isEmpty else { return [] }
-            choices[index].text += text
-            if choices[index].mayBeToolCalls {
-                choices[index].heldBack += text
-                if ToolCallText.mayBegin(choices[index].heldBack) { return [] }
-                choices[index].mayBeToolCalls = false
-                return [textChunk(index, choices[index].heldBack)]
-            }
-            return [textChunk(index, text)]
+            guard !text.isEmpty else { return }
+            if !isStreamed || offersTools { choices[index].text += text }
+            guard isStreamed else { return }
+            guard choices[index].mayBeToolCalls else { return append(text, of: index, to: &stream) }
+            choices[index].heldBack += text
+            if ToolCallText.mayBegin(choices[index].heldBack) { return }
+            choices[index].mayBeToolCalls = false
+            append(choices[index].heldBack, of: index, to: &stream)
         case .finished(let reason, let usage):
-            return finish(index, reason, usage)
+            finish(index, reason, usage, into: &stream)
         }
     }
 
-    private mutating func finish(_ index: Int, _ reason: FinishReason, _ usage: Usage) -> [JSONValue] {
-        var chunks: [JSONValue] = []
+    private mutating func finish(
+        _ index: Int, _ reason: FinishReason, _ usage: Usage, into stream: inout [UInt8]
+    ) {
+        if choices[index].finishReason == nil { unfinished -= 1 }
         choices[index].usage = usage
         choices[index].finishReason = reason.rawValue
         if offersTools, reason == .stop,
@@ -86,21 +92,29 @@ package struct Answer: Sendable {
         {
             choices[index].toolCalls = calls
             choices[index].finishReason = "tool_calls"
-            chunks.append(chunk(index, delta: ["tool_calls": Self.json(calls, numbered: true)]))
-        } else if choices[index].mayBeToolCalls, !choices[index].heldBack.isEmpty {
-            chunks.append(textChunk(index, choices[index].heldBack))
         }
-        chunks.append(
+        guard isStreamed else { return }
+        if !choices[index].toolCalls.isEmpty {
+            let calls = Self.json(choices[index].toolCalls, numbered: true)
+            Self.append(chunk(index, delta: ["tool_calls": calls]), to: &stream)
+        } else if choices[index].mayBeToolCalls, !choices[index].heldBack.isEmpty {
+            append(choices[index].heldBack, of: index, to: &stream)
+        }
+        Self.append(
             heading.endpoint == .chatCompletions
                 ? chunk(index, delta: [:], finishReason: choices[index].finishReason)
-                : chunk(index, text: "", finishReason: choices[index].finishReason))
+                : chunk(index, text: "", finishReason: choices[index].finishReason), to: &stream)
         if isFinished, includeUsage {
             var chunk = object(streamed: true)
             chunk.append("choices", [])
             chunk.append("usage", usageJSON)
-            chunks.append(chunk)
+            Self.append(chunk, to: &stream)
         }
-        return chunks
+    }
+
+    private mutating func append(_ text: String, of index: Int, to stream: inout [UInt8]) {
+        if choices[index].textEvent == nil { choices[index].textEvent = TextEvent { textChunk(index, $0) } }
+        choices[index].textEvent?.append(text, to: &stream)
     }
 
     /// The whole answer, once it is finished.
@@ -133,6 +147,37 @@ package struct Answer: Sendable {
 }
 
 extension Answer {
+    /// The event that says a choice's next text: all but the text is the same each time and laid out once.
+    private struct TextEvent {
+        private let head: [UInt8]
+        private let tail: [UInt8]
+
+        /// - Parameter chunk: the chunk of a text
+        init(_ chunk: (String) -> JSONValue) {
+            var event: [UInt8] = []
+            Answer.append(chunk(""), to: &event)
+            var other: [UInt8] = []
+            Answer.append(chunk("."), to: &other)
+            // The texts are the one difference: what follows them is the same in both.
+            let tail = zip(event.reversed(), other.reversed()).prefix { $0 == $1 }.count
+            head = Array(event.dropLast(tail))
+            self.tail = Array(event.suffix(tail))
+        }
+
+        func append(_ text: String, to stream: inout [UInt8]) {
+            stream += head
+            JSONValue.append(text, to: &stream)
+            stream += tail
+        }
+    }
+
+    /// JSON text has no line breaks, so one `data` line holds it.
+    static func append(_ json: JSONValue, to stream: inout [UInt8]) {
+        stream += "data: ".utf8
+        stream += json.bytes
+        stream += "\n\n".utf8
+    }
+
     private func object(streamed: Bool) -> JSONValue {
         let kind: JSONValue
         switch heading.endpoint {

@@ -110,6 +110,9 @@ package struct AnswerRequest: Sendable {
         }
     }
 
+    /// Over all prompts.
+    package var answers: Int { prompts.count * choices }
+
     /// What the coordinator is asked for, prompt by prompt: `choices` answers to each. All of them share one seed.
     package func generationRequests(seed: UInt64, tenant: String = Tenants.anonymous) -> [GenerationRequest] {
         var sampling = sampling

@@ -1,36 +1,46 @@
 import Synchronization
 
-/// Whether the client of a connection is still there. Shared by the connection's channel handler, which finds out, and
-/// the request under way, which wants to know.
+/// Whether the client of a connection is still there and takes its answer. Shared by the connection's channel handler,
+/// which finds out, and the answer under way, which wants to know. Used on the connection's loop.
 final class ClientPresence: Sendable {
+    struct Watch: Sendable {
+        /// The client has closed its side, or the connection is gone.
+        let left: @Sendable () -> Void
+        /// There is room for more of the answer again.
+        let writable: @Sendable () -> Void
+    }
+
     private struct State {
         var hasLeft = false
-        /// What to do when the client leaves. HTTP/1 has one request at a time.
-        var onLeave: (@Sendable () -> Void)?
+        /// HTTP/1 has one request at a time.
+        var watch: Watch?
     }
 
     private let state = Mutex(State())
 
-    /// The client closed its side or the connection is gone.
     func leave() {
-        let onLeave = state.withLock { state in
+        let watch = state.withLock { state in
             state.hasLeft = true
-            defer { state.onLeave = nil }
-            return state.onLeave
+            defer { state.watch = nil }
+            return state.watch
         }
-        onLeave?()
+        watch?.left()
     }
 
-    /// Calls `action` when the client leaves, at once if it has; not any more after `forget`.
-    func whenLeft(_ action: @escaping @Sendable () -> Void) {
+    func becameWritable() {
+        state.withLock { $0.watch }?.writable()
+    }
+
+    /// Says from now on what happens, and at once if the client has left already.
+    func begin(_ watch: Watch) {
         let hasLeft = state.withLock { state in
-            if !state.hasLeft { state.onLeave = action }
+            if !state.hasLeft { state.watch = watch }
             return state.hasLeft
         }
-        if hasLeft { action() }
+        if hasLeft { watch.left() }
     }
 
-    func forget() {
-        state.withLock { $0.onLeave = nil }
+    func end() {
+        state.withLock { $0.watch = nil }
     }
 }

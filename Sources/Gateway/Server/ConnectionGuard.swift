@@ -213,6 +213,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         if !context.channel.isWritable {
             let channel = context.channel
             stall = context.eventLoop.scheduleTask(in: limits.stall) { channel.close(promise: nil) }
+        } else {
+            presence.becameWritable()
         }
         context.fireChannelWritabilityChanged()
     }

@@ -7,6 +7,9 @@ import Transport
 
 /// One HTTP listener with its limits, whatever it answers.
 final class HTTPServer: Sendable {
+    /// Connections live on loops of their own: while they write one step's tokens, the coordinator's sends the next.
+    private static let loops = MultiThreadedEventLoopGroup(numberOfThreads: max(1, min(4, System.coreCount / 2)))
+
     let configuration: Gateway.Configuration
     private let logger: Logger
     /// HOST:PORT, when the listener is bound.
@@ -63,7 +66,7 @@ final class HTTPServer: Sendable {
                 }
                 bound.succeed(host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)")
             },
-            logger: logger)
+            eventLoopGroupProvider: .shared(Self.loops), logger: logger)
         do {
             try await application.run()
         } catch let error as IOError {

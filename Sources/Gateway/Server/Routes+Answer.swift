@@ -12,23 +12,12 @@ extension Routes {
         _ endpoint: AnswerRequest.Endpoint, _ request: Request, _ context: GatewayContext
     ) async throws -> Response {
         let tenant = try tenant(of: request)
-        let presence = try await context.presence()
         let body = try await collect(request)
-        let served = service.servedModel
         let decoded = try AnswerRequest(endpoint, body: body.readableBytesView, vocabularySize: served.vocabularySize)
 
         // Drawn here rather than by the coordinator, since several choices share it. Below 2^53, so that every JSON
         // parser can read it back.
         let seed = decoded.sampling.seed ?? UInt64.random(in: 0..<1 << 53)
-        var events: [any AsyncSequence<GenerationEvent, any Error> & Sendable] = []
-        do {
-            for generation in decoded.generationRequests(seed: seed, tenant: tenant) {
-                events += try await service.generate(generation, choices: decoded.choices)
-            }
-        } catch let error as RequestError {
-            throw APIError(error, promptParameter: endpoint.promptParameter)
-        }
-
         let name = UUID().uuidString.lowercased().filter { $0 != "-" }
         let answer = Answer(
             decoded,
@@ -36,9 +25,26 @@ extension Routes {
                 endpoint: endpoint, id: (endpoint == .chatCompletions ? "chatcmpl-" : "cmpl-") + name,
                 created: Int(Date().timeIntervalSince1970), model: served.name, fingerprint: served.fingerprint,
                 seed: seed))
-        let choices = ChoiceEvents(choices: events, presence: presence)
-        return decoded.stream
-            ? streamed(answer, choices, endpoint) : try await whole(answer, choices, endpoint)
+        do {
+            let delivery = try await context.deliver(answer, of: decoded)
+            do {
+                for (index, generation) in decoded.generationRequests(seed: seed, tenant: tenant).enumerated() {
+                    try await service.generate(
+                        generation, choices: decoded.choices, to: delivery.feed, from: index * decoded.choices)
+                }
+            } catch {
+                delivery.abandon()
+                throw error
+            }
+            guard decoded.stream else { return .json(try await delivery.done.get().whole) }
+            try await delivery.began.get()
+            return streamed(delivery)
+        } catch let error as RequestError {
+            throw APIError(error, promptParameter: endpoint.promptParameter)
+        } catch is AnswerDelivery.ClientLeft {
+            // Nobody reads this.
+            throw APIError(.badRequest, code: "client_left", message: "the client left")
+        }
     }
 
     /// Whom the request is served for.
@@ -61,50 +67,19 @@ extension Routes {
         }
     }
 
-    private func whole(
-        _ answer: Answer, _ choices: ChoiceEvents, _ endpoint: AnswerRequest.Endpoint
-    ) async throws -> Response {
-        var answer = answer
-        do {
-            try await choices.forEach { event, choice in
-                _ = answer.take(event, choice: choice)
-            }
-        } catch let error as RequestError {
-            throw APIError(error, promptParameter: endpoint.promptParameter)
-        } catch is ChoiceEvents.ClientLeft {
-            // Nobody reads this.
-            throw APIError(.badRequest, code: "client_left", message: "the client left")
-        }
-        return .json(answer.whole)
-    }
-
-    private func streamed(
-        _ answer: Answer, _ choices: ChoiceEvents, _ endpoint: AnswerRequest.Endpoint
-    ) -> Response {
+    private func streamed(_ delivery: AnswerDelivery.Handle) -> Response {
         let body = ResponseBody { [logger] writer in
-            var answer = answer
+            delivery.open()
             do {
-                try await choices.forEach { event, choice in
-                    for chunk in answer.take(event, choice: choice) {
-                        try await writer.write(Self.serverSentEvent(chunk.text))
-                    }
-                }
-                try await writer.write(Self.serverSentEvent("[DONE]"))
+                _ = try await delivery.done.get()
             } catch let error as RequestError {
                 logger.warning("stream failed", metadata: ["code": .string(error.code)])
-                let error = APIError(error, promptParameter: endpoint.promptParameter)
-                try await writer.write(Self.serverSentEvent(error.body.text))
             }
             try await writer.finish(nil)
         }
         return Response(
             status: .ok, headers: [.contentType: "text/event-stream; charset=utf-8", .cacheControl: "no-cache"],
             body: body)
-    }
-
-    /// JSON text has no line breaks, so one `data` line holds it.
-    private static func serverSentEvent(_ data: String) -> ByteBuffer {
-        ByteBuffer(string: "data: \(data)\n\n")
     }
 }
 

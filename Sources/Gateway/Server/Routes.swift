@@ -17,11 +17,15 @@ struct GatewayContext: RequestContext {
         channel = source.channel
     }
 
-    /// Whether the client is still there; nil on a channel that the gateway did not set up.
-    func presence() async throws -> ClientPresence {
+    /// Begins to deliver an answer on the request's connection.
+    /// - Throws: `ClientLeft` where that is gone.
+    func deliver(_ answer: Answer, of request: AnswerRequest) async throws -> AnswerDelivery.Handle {
         let channel = channel
         return try await channel.eventLoop.submit {
-            try channel.pipeline.syncOperations.handler(type: ConnectionGuard.self).presence
+            guard let connection = try? channel.pipeline.syncOperations.handler(type: ConnectionGuard.self) else {
+                throw AnswerDelivery.ClientLeft()
+            }
+            return AnswerDelivery.start(answer, of: request, on: channel, presence: connection.presence)
         }.get()
     }
 }
@@ -32,6 +36,8 @@ struct Routes: Sendable {
     let bodyLimitBytes: Int
     let metrics: PrometheusRegistry
     let logger: Logger
+    /// Asked for once: a fingerprint is a digest of all that the model consists of.
+    let served: ServedModel
     private let started = Int(Date().timeIntervalSince1970)
 
     init(service: any GenerationService, bodyLimitBytes: Int, metrics: PrometheusRegistry, logger: Logger) {
@@ -39,6 +45,7 @@ struct Routes: Sendable {
         self.bodyLimitBytes = bodyLimitBytes
         self.metrics = metrics
         self.logger = logger
+        served = service.servedModel
     }
 
     func responder() -> some HTTPResponder<GatewayContext> {
@@ -54,7 +61,7 @@ struct Routes: Sendable {
         router.add(.get, "/metrics/targets") { _, _ in .json(MetricsTarget.json(await service.metricsTargets())) }
         router.add(.get, "/v1/models") { request, _ in
             _ = try tenant(of: request)
-            return .json(["object": "list", "data": [model(service.servedModel)]])
+            return .json(["object": "list", "data": [model(served)]])
         }
         // A model's name may have slashes in it.
         router.add(.get, "/v1/models/**") { request, context in
@@ -87,7 +94,6 @@ struct Routes: Sendable {
     }
 
     private func modelNamed(_ name: String) throws -> Response {
-        let served = service.servedModel
         guard (name.removingPercentEncoding ?? name) == served.name else {
             throw APIError(
                 .notFound, code: "model_not_found",
@@ -153,7 +159,7 @@ extension Response {
     static func json(_ json: JSONValue, status: HTTPResponse.Status = .ok, headers: HTTPFields = [:]) -> Response {
         var headers = headers
         headers[.contentType] = "application/json"
-        let body = ByteBuffer(string: json.text)
+        let body = ByteBuffer(bytes: json.bytes)
         headers[.contentLength] = String(body.readableBytes)
         return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: body))
     }

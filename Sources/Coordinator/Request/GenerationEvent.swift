@@ -1,5 +1,5 @@
-/// What a running request tells its reader, in this order: `accepted` once, any number of `delta`, `finished` once.
-/// A failure is thrown out of the stream instead of `finished`.
+/// What an answer's reader is told, in this order: `accepted` once, any number of `delta`, `finished` once. Where the
+/// answer fails, that comes in place of `finished`.
 package enum GenerationEvent: Sendable, Equatable {
     case accepted(Acceptance)
     /// Some more of the answer. The text is whole characters; it may be empty while a character or a stop string is
@@ -43,28 +43,5 @@ package struct Usage: Sendable, Equatable {
         self.promptTokens = promptTokens
         self.completionTokens = completionTokens
         self.cachedTokens = cachedTokens
-    }
-}
-
-/// The events of one request, for one reader. Letting go of the stream, or cancelling the task that reads it, cancels
-/// the work. A reader that falls behind by more than `CoordinatorConfiguration.readerTokenLimit` tokens is cut off: the
-/// stream throws `slow_reader` after what was buffered.
-package struct GenerationStream: AsyncSequence, Sendable {
-    package typealias Element = GenerationEvent
-    package typealias Failure = any Error
-
-    let events: AsyncThrowingStream<GenerationEvent, any Error>
-
-    package struct AsyncIterator: AsyncIteratorProtocol {
-        var iterator: AsyncThrowingStream<GenerationEvent, any Error>.Iterator
-
-        /// - Throws: `RequestError`.
-        package mutating func next() async throws -> GenerationEvent? {
-            try await iterator.next()
-        }
-    }
-
-    package func makeAsyncIterator() -> AsyncIterator {
-        AsyncIterator(iterator: events.makeAsyncIterator())
     }
 }

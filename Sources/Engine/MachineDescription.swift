@@ -30,7 +30,7 @@ package struct MachineDescription: Sendable, Equatable {
     package init(read: (String) -> String?) {
         let lines = read("/proc/cpuinfo")?.split(separator: "\n") ?? []
         processor = Self.value(of: "model name", in: lines)
-        processors = read("/sys/devices/system/cpu/online").flatMap(Self.count)
+        processors = read("/sys/devices/system/cpu/online").flatMap(numbers(ofList:))?.count
         for index in 0..<16 {
             let folder = "/sys/devices/system/cpu/cpu0/cache/index\(index)/"
             guard let level = read(folder + "level").flatMap({ Int(Self.line($0)) }),
@@ -72,21 +72,6 @@ package struct MachineDescription: Sendable, Equatable {
         let unit = text.dropFirst(digits.count).first { $0 != " " }?.lowercased().first
         let (bytes, overflow) = value.multipliedReportingOverflow(by: 1 << (unit.flatMap { shifts[$0] } ?? 0))
         return overflow ? nil : bytes
-    }
-
-    /// Numbers of a list such as `0-3,8`.
-    private static func count(_ text: String) -> Int? {
-        var count = 0
-        for part in line(text).split(separator: ",") {
-            let ends = part.split(separator: "-").map { Int($0) }
-            guard let first = ends.first ?? nil, let last = ends.last ?? nil, first >= 0, last >= first else {
-                return nil
-            }
-            let (sum, overflow) = count.addingReportingOverflow(last - first)
-            guard !overflow, sum < Int.max else { return nil }
-            count = sum + 1
-        }
-        return count
     }
 }
 

@@ -78,29 +78,11 @@ enum MemorySurvey {
             logger.debug("one NUMA node")
             return
         }
-        if let node = pinnedNode() {
+        if let node = NUMANodes().pinned {
             logger.info("this process runs on NUMA node \(node) of \(nodes)")
         } else {
-            logger.notice("this process runs on several of \(nodes) NUMA nodes; pin each worker to one (numactl)")
+            logger.notice("this process runs on several of \(nodes) NUMA nodes; --numa gives each a worker of its own")
         }
-    }
-
-    /// The NUMA node that holds every processor of the affinity mask, or nil.
-    ///
-    /// - Returns: nil also where there is one node, and nothing to choose.
-    static func pinnedNode() -> Int32? {
-        guard numa_available() >= 0, numa_num_configured_nodes() > 1 else { return nil }
-        guard let mask = numa_allocate_cpumask() else { return nil }
-        defer { numa_bitmask_free(mask) }
-        guard numa_sched_getaffinity(0, mask) >= 0 else { return nil }
-        var found: Int32?
-        for processor in 0..<Int32(clamping: mask.pointee.size)
-        where numa_bitmask_isbitset(mask, UInt32(processor)) != 0 {
-            let node = numa_node_of_cpu(processor)
-            guard node >= 0, found == nil || found == node else { return nil }
-            found = node
-        }
-        return found
     }
 }
 

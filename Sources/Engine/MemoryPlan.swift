@@ -45,6 +45,19 @@ package struct MemoryPlan: Sendable, Equatable {
         stepBytes = UInt64.total([[Int(clamping: row), stepRows, Self.floatBytes], [Int(clamping: logits)]])
     }
 
+    /// What several engines of one process need together; at least one, all with their weights in the same kind of memory.
+    package init(together plans: [MemoryPlan]) {
+        self = plans[0]
+        for other in plans.dropFirst() {
+            weightBytes = weightBytes.addingSaturating(other.weightBytes)
+            widenedBytes = widenedBytes.addingSaturating(other.widenedBytes)
+            pages += other.pages
+            keyValueBytes = keyValueBytes.addingSaturating(other.keyValueBytes)
+            stepBytes = stepBytes.addingSaturating(other.stepBytes)
+            rotaryBytes = rotaryBytes.addingSaturating(other.rotaryBytes)
+        }
+    }
+
     private static let floatBytes = MemoryLayout<Float>.size
 
     /// What only this process has, and the system cannot drop: all but mapped weights.
@@ -64,11 +77,26 @@ package struct MemoryPlan: Sendable, Equatable {
         let weights = weightMemory == .resident ? "\(Self.size(weightBytes)) of resident weights, " : ""
         throw EngineError(
             code: "memory_insufficient",
-            message: "\(weights)\(pages) KV pages of \(Self.size(keyValueBytes)) and "
+            message: "\(weights)\(Self.count(pages, "KV page")) of \(Self.size(keyValueBytes)) and "
                 + "\(Self.size([widenedBytes, stepBytes, rotaryBytes].reduce(0) { $0.addingSaturating($1) })) of buffers need "
                 + "\(ownBytes) bytes, but \(available.place) has \(available.bytes) left; "
                 + (weightMemory == .resident
                     ? "give it fewer experts or KV pages, or map the weights" : "use fewer KV pages"))
+    }
+
+    /// Makes the weights resident where this process has one of several NUMA nodes and they fit into its memory: pages of
+    /// a mapped file lie on the node that read them first, whichever that was.
+    package mutating func settleWeights() {
+        settleWeights(node: NUMANodes().pinned, read: readText)
+    }
+
+    /// The same on a machine that `read` tells of. An eighth of the node's memory stays free for everybody else's use.
+    package mutating func settleWeights(node: Int32?, read: (String) -> String?) {
+        guard let node else { return }
+        var resident = self
+        resident.weightMemory = .resident
+        let free = AvailableMemory(node: node, read: read).bytes
+        if resident.ownBytes <= free - free / 8 { self = resident }
     }
 
     /// A table for people, a line for each use.
@@ -76,7 +104,8 @@ package struct MemoryPlan: Sendable, Equatable {
         var rows = [("weights, \(weightMemory.rawValue)", weightBytes)]
         if widenedBytes > 0 { rows.append(("weights, widened", widenedBytes)) }
         rows += [
-            ("KV cache, \(pages) pages", keyValueBytes), ("buffers, steps of \(stepRows) rows", stepBytes),
+            ("KV cache, \(Self.count(pages, "page"))", keyValueBytes),
+            ("buffers, steps of \(Self.count(stepRows, "row"))", stepBytes),
             ("rotary table", rotaryBytes), ("total", totalBytes), ("available in \(available.place)", available.bytes),
         ]
         let width = rows.map(\.0.count).max() ?? 0
@@ -84,6 +113,10 @@ package struct MemoryPlan: Sendable, Equatable {
             let size = Self.size(bytes)
             return name + String(repeating: " ", count: width - name.count + max(2, 12 - size.count)) + size
         }
+    }
+
+    private static func count(_ number: Int, _ noun: String) -> String {
+        "\(number) \(noun)\(number == 1 ? "" : "s")"
     }
 
     /// Rounded to tenths: "1.4 GiB".
@@ -112,7 +145,7 @@ package struct AvailableMemory: Sendable, Equatable {
 
     /// Looks at the machine, the process's cgroups, and, for resident weights, the NUMA node that they will be bound to.
     package init(for weightMemory: WeightMemory) {
-        self.init(node: weightMemory == .resident ? MemorySurvey.pinnedNode() : nil, read: readText)
+        self.init(node: weightMemory == .resident ? NUMANodes().pinned : nil, read: readText)
     }
 
     /// The same on a machine that `read` tells of, file by file; it gives nil for a file that is not there.

@@ -29,6 +29,19 @@ func affinityProcessors(read: (String) -> String?) -> Int? {
     return count > 0 ? count : nil
 }
 
+/// The numbers of a list such as `0-3,8`, ascending and each once; nil for what is none, and for numbers of no machine.
+func numbers(ofList text: String) -> [Int]? {
+    var numbers: Set<Int> = []
+    for part in text.split(whereSeparator: { $0 == "," || $0.isWhitespace }) {
+        let ends = part.split(separator: "-", omittingEmptySubsequences: false).map { Int($0) }
+        guard ends.count <= 2, let first = ends.first ?? nil, let last = ends.last ?? nil, first >= 0, last >= first,
+            last < 1 << 16
+        else { return nil }
+        numbers.formUnion(first...last)
+    }
+    return numbers.sorted()
+}
+
 /// A control group that the calling process is in, directly or by one below it.
 struct Cgroup {
     /// In the hierarchy.

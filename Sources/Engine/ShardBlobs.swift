@@ -46,7 +46,7 @@ struct ShardBlobs {
         _ references: [BlobReference], store: Store, memory: WeightMemory, verify: Bool, pool: ThreadPool,
         logger: Logger?, beforeEachBlob: () throws -> Void
     ) throws {
-        let node = memory == .resident ? MemorySurvey.pinnedNode() : nil
+        let node = memory == .resident ? NUMANodes().pinned : nil
         let progress = Mutex(Progress())
         pool.run(items: references.count) { item in
             do {

@@ -20,7 +20,8 @@ package struct WorkerConfiguration: Sendable {
     /// For weights and KV pages together; an assignment that needs more is refused.
     package var memoryBytes: UInt64
     package var compute = ComputeBackend.native
-    package var weightMemory = WeightMemory.mapped
+    /// Nil: resident on one of several NUMA nodes, as far as they fit there; mapped elsewhere.
+    package var weightMemory: WeightMemory?
     /// Hash every blob before it is used.
     package var verifyBlobs = true
     /// Listen on other than loopback addresses, without encryption.

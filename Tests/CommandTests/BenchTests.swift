@@ -2,6 +2,7 @@ import ArgumentParser
 import Engine
 import Foundation
 import JSONText
+import ModelStore
 import Testing
 
 @testable import tramontane
@@ -43,7 +44,8 @@ struct BenchTests {
         let (json, table) = try await report(
             memoryBytes: 8 << 20,
             "--model", Self.demo, "--cache", folder.path, "--threads", "2", "--prefill", "40", "--batch", "1", "3",
-            "--context", "70", "600", "--decode", "2", "--repeat", "2", "--workers", "2", "--json")
+            "--context", "70", "600", "--decode", "2", "--repeat", "2", "--workers", "2", "--weights", "resident",
+            "--json")
         for name in [
             "prefill_40", "decode_batch_1", "decode_batch_3", "decode_context_70", "decode_context_600",
         ] {
@@ -59,6 +61,7 @@ struct BenchTests {
         }
         #expect(json["decode_context_70_workers_2_tokens_per_second"] == nil)
         #expect(json["threads"]?.integer == 2)
+        #expect(json["weights"]?.string == "resident")
         #expect(json["instruction_set"]?.string == instructionSetName())
         #expect(json["read_bytes_per_second"]?.number ?? 0 > 0)
         // 6 layers of 8 experts, 2 for each row.
@@ -70,6 +73,58 @@ struct BenchTests {
         let long = try #require(json["decode_context_600_bytes_per_step"]?.integer)
         #expect(long - short == 530 * 2 * 32 * 2 * 2 * 6)
         for line in ["prefill 40", "decode batch 3", "decode context 600"] { #expect(table.contains(line)) }
+    }
+
+    /// A worker with resident weights has no file of its store in its mappings.
+    @Test(arguments: WeightMemory.allCases)
+    func theWorkersHaveTheirWeightsWhereTheyAreTold(weights: WeightMemory) async throws {
+        let folder = Folder(), cache = folder.path
+        let model = try await onThread {
+            try BenchCommand.parse(["--model", "m", "--cache", cache]).models.resolve(Self.demo)
+        }
+        let cluster = try await LocalCluster(
+            model: model, workers: 2, threadsEach: 1, compute: .native, weights: weights, pages: 1)
+        let step = LocalCluster.Run(steps: [[.init(position: 0, tokens: [5])]], pagesEach: 1)
+        let result: Result<[[Double]], any Error>
+        do {
+            result = .success(try await cluster.run(experts: [[0, 1, 2, 3], [4, 5, 6, 7]], homes: [0], runs: [step]))
+        } catch {
+            result = .failure(error)
+        }
+        let mappings = try self.mappings()
+        try await cluster.stop()
+        #expect(try result.get().count == 1)
+        #expect(mappings.contains(folder.path) == (weights == .mapped))
+    }
+
+    /// What this process maps. Foundation would stop at the first page of it.
+    private func mappings() throws -> String {
+        let file = try #require(fopen("/proc/self/maps", "r"))
+        defer { fclose(file) }
+        var bytes: [UInt8] = []
+        var part = [UInt8](repeating: 0, count: 1 << 16)
+        while case let count = fread(&part, 1, part.count, file), count > 0 { bytes += part[..<count] }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    @Test func theMemoryOfSeveralWorkersIsTheirs() async throws {
+        let folder = Folder(), cache = folder.path
+        let model = try await onThread {
+            try BenchCommand.parse(["--model", "m", "--cache", cache]).models.resolve(Self.demo)
+        }
+        let plan = ModelBenchPlan(batch: [1])
+        func weights(_ workers: Int) throws -> UInt64 {
+            try ClusterBench.memory(model: model, plan: plan, workers: workers, compute: .native, weights: .resident)
+                .weightBytes
+        }
+        let whole =
+            UInt64(model.manifest.uniqueBlobs.reduce(0) { $0 + $1.bytes }) - UInt64(model.manifest.tokenizer.bytes)
+        let dense = UInt64(
+            (model.manifest.layers.map(\.dense) + [model.manifest.embedding, model.manifest.head]).reduce(0) {
+                $0 + $1.bytes
+            })
+        #expect(try weights(1) == whole)
+        #expect(try weights(4) == whole + 3 * dense)
     }
 
     @Test func whatIsNotNamedIsThePeersChoice() throws {

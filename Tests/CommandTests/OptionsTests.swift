@@ -133,7 +133,10 @@ struct OptionsTests {
         #expect(try pages("16777215TiB", apart) == 1 << 24)
         #expect(
             try serving("--kv-memory", "3MiB").cacheSummary(shape: shape, topology: apart)
-                == "KV cache: 128 pages of 32 tokens in each worker, room for 4096 tokens in each of 1 lanes")
+                == "KV cache: 128 pages of 32 tokens in each worker, room for 4096 tokens")
+        #expect(
+            try serving("--pages", "1").cacheSummary(shape: shape, topology: together)
+                == "KV cache: 1 page of 32 tokens in each worker, room for 32 tokens in each of 2 lanes")
         #expect(try pages("48K", together) == 1)
         let small = #expect(throws: CommandError.self) { try pages("47K", together) }
         #expect(small?.message.contains("takes 49152 in a worker of 6 layers") == true)
@@ -143,12 +146,12 @@ struct OptionsTests {
     }
 
     @Test func theWorkersOfUpAreToldWhereWeightsAre() throws {
-        func weights(_ arguments: String...) throws -> WeightMemory {
+        func weights(_ arguments: String...) throws -> WeightMemory? {
             let up = try UpCommand.parse(["--model", "m", "--workers", "1"] + arguments)
             let told = up.workerArguments(name: "a", coordinator: "127.0.0.1:7000", modelPath: "m", workers: ["a"])
             return try WorkerCommand.parse(Array(told.dropFirst())).weights
         }
-        #expect(try weights() == .mapped)
+        #expect(try weights() == nil)
         #expect(try weights("--weights", "resident") == .resident)
         #expect(throws: (any Error).self) { try weights("--weights", "here") }
     }

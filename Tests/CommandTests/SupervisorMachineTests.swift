@@ -175,6 +175,44 @@ struct SupervisorMachineTests {
         #expect(machine.handle(exited("b"), now: 3) == [.end(status: 1)])
     }
 
+    // MARK: Workers whose coordinator is somewhere else
+
+    /// Two workers that run, at time 0.
+    private func alone() -> SupervisorMachine {
+        var machine = SupervisorMachine(workers: workers, hasCoordinator: false)
+        #expect(machine.handle(.start, now: 0) == [.startWorkers(workers, listen: "")])
+        #expect(machine.deadline == nil)
+        return machine
+    }
+
+    @Test func aloneTheyAreStoppedTogether() {
+        var machine = alone()
+        #expect(machine.handle(.stopAsked, now: 10) == [.terminate(["a", "b"])])
+        #expect(machine.handle(exited("a"), now: 20).isEmpty)
+        #expect(machine.handle(exited("b"), now: 20) == [.end(status: 0)])
+    }
+
+    @Test func aloneOneThatASignalEndedIsStartedAgain() {
+        var machine = alone()
+        _ = machine.handle(exited("a", Self.killed), now: 100)
+        #expect(machine.handle(.deadlinePassed, now: 1_100).last == .startWorkers(["a"], listen: ""))
+    }
+
+    @Test func aloneOneThatEndsWithAnErrorEndsAll() {
+        var machine = alone()
+        let actions = machine.handle(exited("a", .status(1)), now: 0)
+        #expect(actions == [.log("a: \(ProcessExit.status(1))"), .terminate(["b"])])
+        #expect(machine.handle(exited("b"), now: 1) == [.end(status: 1)])
+    }
+
+    @Test func aloneTheEndIsWhenTheLastHasEnded() {
+        var machine = alone()
+        _ = machine.handle(exited("a", Self.killed), now: 0)
+        #expect(machine.handle(exited("b"), now: 1).count == 1)
+        _ = machine.handle(.deadlinePassed, now: 1_000)
+        #expect(machine.handle(exited("a"), now: 1_001).last == .end(status: 0))
+    }
+
     @Test func childrenThatNeverRanAreNotWaitedFor() {
         var machine = SupervisorMachine(workers: workers)
         _ = machine.handle(.start, now: 0)
@@ -189,12 +227,12 @@ struct SupervisorMachineTests {
     /// Whatever happens in whatever order: the end is said once, after every process has ended; nobody who has ended is
     /// signalled, nobody who runs is started, and nobody is started once the cluster stops; workers are told to end only when
     /// the coordinator has.
-    @Test(arguments: [1, 2, 3, 4, 5] as [UInt64])
-    func anyOrder(seed: UInt64) {
+    @Test(arguments: [1, 2, 3, 4, 5] as [UInt64], [true, false])
+    func anyOrder(seed: UInt64, hasCoordinator: Bool) {
         var random = Generator(state: seed)
         var returned = 0
         for round in 0..<300 {
-            var machine = SupervisorMachine(workers: workers)
+            var machine = SupervisorMachine(workers: workers, hasCoordinator: hasCoordinator)
             var running: Set<String> = []
             var ends = 0
             var isStopping = false

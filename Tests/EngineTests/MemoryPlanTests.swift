@@ -61,6 +61,40 @@ import Testing
             ])
     }
 
+    @Test func oneOfSomethingIsNotSeveral() throws {
+        var plan = try plan(.mapped, pages: 1)
+        plan.stepRows = 1
+        let table = plan.table(AvailableMemory(bytes: 1, place: "this machine")).joined(separator: "\n")
+        #expect(table.contains("KV cache, 1 page ") && table.contains("steps of 1 row "))
+        #expect {
+            try plan.check(AvailableMemory(bytes: 1, place: "this machine"))
+        } throws: {
+            ($0 as? EngineError)?.message.contains("1 KV page of ") == true
+        }
+    }
+
+    @Test func severalTogether() throws {
+        let one = try plan(.resident), other = try plan(.resident, pages: 3)
+        let both = MemoryPlan(together: [one, other])
+        #expect(both.ownBytes == one.ownBytes + other.ownBytes && both.pages == 11)
+        #expect(MemoryPlan(together: [one]) == one)
+    }
+
+    /// Resident only beside the processors that read them, and with an eighth of that node to spare.
+    @Test func whereTheWeightsAreWhenNobodyHasSaid() throws {
+        func settled(node: Int32?, freeBytes: UInt64) throws -> WeightMemory {
+            var plan = try plan(.mapped)
+            plan.settleWeights(node: node) {
+                $0 == "/sys/devices/system/node/node1/meminfo" ? "Node 1 MemFree: \(freeBytes / 1024) kB\n" : nil
+            }
+            return plan.weightMemory
+        }
+        let needed = try plan(.resident).ownBytes
+        #expect(try settled(node: 1, freeBytes: needed * 8 / 7 + 4096) == .resident)
+        #expect(try settled(node: 1, freeBytes: needed * 8 / 7 - 4096) == .mapped)
+        #expect(try settled(node: nil, freeBytes: needed * 2) == .mapped)
+    }
+
     // MARK: What there is
 
     private func available(_ files: [String: String], node: Int32? = nil) -> AvailableMemory {

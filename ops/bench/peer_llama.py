@@ -22,13 +22,34 @@ import llama_cpp
 PREFILL_ROWS = 512
 
 
+EVERY_LAYER = 999
+
+
+def use_servers(servers):
+    """Has llama.cpp put its layers on RPC servers, evenly."""
+    if not llama_cpp.llama_supports_rpc():
+        raise SystemExit("this llama.cpp was compiled without GGML_RPC")
+    ggml = llama_cpp.llama_cpp._lib
+    ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
+    ggml.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
+    registry = ggml.ggml_backend_reg_by_name(b"RPC")
+    name = b"ggml_backend_rpc_add_server"
+    address = ggml.ggml_backend_reg_get_proc_address(ctypes.c_void_p(registry), name)
+    add_server = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(address)
+    for server in servers:
+        ggml.ggml_backend_register(ctypes.c_void_p(add_server(server.encode())))
+
+
 class Peer:
-    def __init__(self, path, threads, tokens, streams):
+    def __init__(self, path, threads, tokens, streams, servers):
         # llama.cpp keeps the pointer, so the callback must live as long as the process.
         self.silence = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self.silence, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
+        if servers:
+            use_servers(servers)
+            parameters.n_gpu_layers = EVERY_LAYER
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), parameters)
         if not self.model:
             raise SystemExit(f"{path}: llama.cpp cannot load it")
@@ -99,11 +120,12 @@ def main():
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 16], help="streams that decode together")
     parser.add_argument("--decode", type=int, default=16, help="decode steps that are timed")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--rpc", nargs="*", default=[], metavar="HOST:PORT", help="llama.cpp's RPC servers")
     options = parser.parse_args()
 
     streams = max(options.batch + [1])
     tokens = max(options.prefill + [0]) + streams * (options.decode + 8) + 64
-    peer = Peer(options.model, options.threads, tokens, streams)
+    peer = Peer(options.model, options.threads, tokens, streams, options.rpc)
     peer.step([(peer.token(0), 0, 0)], {0})
 
     result = {

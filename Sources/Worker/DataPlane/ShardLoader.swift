@@ -73,11 +73,10 @@ struct ShardLoader: Sendable {
 
     private func make(_ shard: ShardSpec, pages: Int, load: UInt64) -> Result<Handover, Failure> {
         do {
-            try checkMemory(shard, pages: pages)
+            let weightMemory = try checkMemory(shard, pages: pages)
             let engine = try Engine(
                 manifest: configuration.manifest, store: configuration.store, shard: shard, pages: pages,
-                threads: configuration.threads, compute: configuration.compute,
-                weightMemory: configuration.weightMemory,
+                threads: configuration.threads, compute: configuration.compute, weightMemory: weightMemory,
                 verifyBlobs: configuration.verifyBlobs, logger: logger,
                 beforeEachBlob: {
                     guard !wanted.isWanted(load) else { return }
@@ -97,12 +96,15 @@ struct ShardLoader: Sendable {
 
     /// Tells where the memory will go.
     ///
+    /// - Returns: where the weights will be.
     /// - Throws: `Failure` or `EngineError` where it is more than the operator grants or the system has.
-    private func checkMemory(_ shard: ShardSpec, pages: Int) throws {
-        let plan = try MemoryPlan(
-            manifest: configuration.manifest, shard: shard, pages: pages, weightMemory: configuration.weightMemory,
-            compute: configuration.compute, stepRows: Self.stepRows)
-        let available = AvailableMemory(for: configuration.weightMemory)
+    private func checkMemory(_ shard: ShardSpec, pages: Int) throws -> WeightMemory {
+        var plan = try MemoryPlan(
+            manifest: configuration.manifest, shard: shard, pages: pages,
+            weightMemory: configuration.weightMemory ?? .mapped, compute: configuration.compute,
+            stepRows: Self.stepRows)
+        if configuration.weightMemory == nil { plan.settleWeights() }
+        let available = AvailableMemory(for: plan.weightMemory)
         for line in plan.table(available) { logger.info("memory: \(line)") }
         try plan.check(available)
         let (held, overflow) = plan.weightBytes.addingReportingOverflow(plan.keyValueBytes)
@@ -110,9 +112,10 @@ struct ShardLoader: Sendable {
             throw Failure(
                 code: "memory_insufficient",
                 message:
-                    "\(plan.weightBytes) bytes of weights and \(plan.keyValueBytes) of \(pages) KV pages are more than "
-                    + "the \(configuration.memoryBytes) that this worker may use")
+                    "\(plan.weightBytes) bytes of weights and \(plan.keyValueBytes) of KV cache are more than the "
+                    + "\(configuration.memoryBytes) that this worker may use")
         }
+        return plan.weightMemory
     }
 
     /// A chunk of a prompt with many streams' decoding beside it. The coordinator decides it, step by step.

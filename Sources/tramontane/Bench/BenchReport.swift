@@ -6,6 +6,7 @@ struct BenchReport {
     struct Model {
         let path: String
         let name: String
+        let weights: WeightMemory
         let rates: BenchRates
         /// That the figures were measured through too; 0 where they were not.
         let workers: Int
@@ -34,6 +35,7 @@ struct BenchReport {
     private func write(_ model: Model, to object: inout JSONLine.Object) {
         object.string("model", model.path)
         object.string("model_name", model.name)
+        object.string("weights", model.weights.rawValue)
         object.whole("read_bytes_per_second", model.rates.readBytes)
         object.whole("int8_multiply_adds_per_second", model.rates.integers)
         object.whole("float_multiply_adds_per_second", model.rates.floats)
@@ -67,7 +69,7 @@ struct BenchReport {
     private func table(_ model: Model) -> String {
         let rates = model.rates
         return """
-            \(model.name): \(Figure.threads(threads)), \(instructionSet); the machine reads \
+            \(model.name): \(Figure.threads(threads)), \(instructionSet), weights \(model.weights.rawValue); the machine reads \
             \(Figure.giga(rates.readBytes)) GB/s and does \(Figure.giga(rates.integers)) G int8 multiply-adds a second
 
 

@@ -6,7 +6,8 @@ import ModelStore
 enum ClusterBench {
     /// Seconds of the median run, by the figure's name. Contexts are left out: pages are copied within an engine only.
     static func seconds(
-        model: ResolvedModel, plan: ModelBenchPlan, workers: Int, threads: Int, compute: ComputeBackend
+        model: ResolvedModel, plan: ModelBenchPlan, workers: Int, threads: Int, compute: ComputeBackend,
+        weights: WeightMemory
     ) throws -> [String: Double] {
         let vocabulary = model.manifest.shape.vocabulary
         var names: [String] = []
@@ -31,11 +32,11 @@ enum ClusterBench {
             names += Array(repeating: "decode_batch_\(width)", count: plan.repeats)
             runs += Array(repeating: decode(plan, width: width, of: vocabulary), count: plan.repeats)
         }
-        let experts = model.manifest.shape.experts
-        let shares = (0..<workers).map { worker in Array(worker * experts / workers..<(worker + 1) * experts / workers)
-        }
+        let shares = shares(of: model.manifest.shape.experts, workers: workers)
         let ready = runs
-        let times = try on(model, workers: workers, threads: threads, compute: compute, pages: plan.pages) {
+        let times = try on(
+            model, workers: workers, threads: threads, compute: compute, weights: weights, pages: plan.pages
+        ) {
             try await $0.run(experts: shares, homes: [0], runs: ready)
         }
         var seconds: [String: [Double]] = [:]
@@ -47,10 +48,30 @@ enum ClusterBench {
         return seconds.mapValues(Median.of)
     }
 
+    /// Each worker's experts.
+    private static func shares(of experts: Int, workers: Int) -> [[Int]] {
+        (0..<workers).map { Array($0 * experts / workers..<($0 + 1) * experts / workers) }
+    }
+
+    /// Where the memory of all of the workers together goes.
+    static func memory(
+        model: ResolvedModel, plan: ModelBenchPlan, workers: Int, compute: ComputeBackend, weights: WeightMemory
+    ) throws -> MemoryPlan {
+        let shape = model.manifest.shape
+        let plans = try shares(of: shape.experts, workers: workers).map { experts in
+            var shard = ShardSpec.whole(shape)
+            shard.experts = Set(experts)
+            return try MemoryPlan(
+                manifest: model.manifest, shard: shard, pages: plan.pages, weightMemory: weights, compute: compute,
+                stepRows: plan.stepRows)
+        }
+        return MemoryPlan(together: plans)
+    }
+
     /// What it adds to a layer that a row's experts are on another worker, in microseconds: steps of one stream whose home has
     /// no expert, less steps of one whose home has them all, in turn. The same worker computes the experts either way.
     static func remoteExpertMicroseconds(
-        model: ResolvedModel, plan: ModelBenchPlan, threads: Int, compute: ComputeBackend
+        model: ResolvedModel, plan: ModelBenchPlan, threads: Int, compute: ComputeBackend, weights: WeightMemory
     ) throws -> Double {
         let shape = model.manifest.shape
         var near = decode(plan, width: 1, of: shape.vocabulary)
@@ -60,7 +81,9 @@ enum ClusterBench {
         // The first of each warms up.
         let runs = (0...plan.repeats).flatMap { _ in [near, far] }
         let all = Array(0..<shape.experts)
-        let times = try on(model, workers: 2, threads: threads, compute: compute, pages: plan.pages) {
+        let times = try on(
+            model, workers: 2, threads: threads, compute: compute, weights: weights, pages: plan.pages
+        ) {
             try await $0.run(experts: [all, []], homes: [0, 1], runs: runs)
         }
         // Steps at the same place of runs that follow each other: what disturbs the machine for longer disturbs both.
@@ -80,12 +103,12 @@ enum ClusterBench {
     }
 
     private static func on<Result: Sendable>(
-        _ model: ResolvedModel, workers: Int, threads: Int, compute: ComputeBackend, pages: Int,
+        _ model: ResolvedModel, workers: Int, threads: Int, compute: ComputeBackend, weights: WeightMemory, pages: Int,
         _ body: @escaping @Sendable (LocalCluster) async throws -> Result
     ) throws -> Result {
         try Background.wait {
             let cluster = try await LocalCluster(
-                model: model, workers: workers, threadsEach: threads, compute: compute, pages: pages)
+                model: model, workers: workers, threadsEach: threads, compute: compute, weights: weights, pages: pages)
             let result: Swift.Result<Result, any Error>
             do {
                 result = .success(try await body(cluster))

@@ -42,7 +42,9 @@ final class LocalCluster: Sendable {
     private static func name(_ worker: Int) -> String { "worker-\(worker)" }
 
     /// Starts workers and waits until they have registered.
-    init(model: ResolvedModel, workers: Int, threadsEach: Int, compute: ComputeBackend, pages: Int) async throws {
+    init(
+        model: ResolvedModel, workers: Int, threadsEach: Int, compute: ComputeBackend, weights: WeightMemory, pages: Int
+    ) async throws {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let (events, sink) = AsyncStream.makeStream(of: ControlEvent.self)
         let listener = try await Listener.bind(
@@ -54,6 +56,7 @@ final class LocalCluster: Sendable {
                 name: Self.name(worker), coordinatorHost: "127.0.0.1", coordinatorPort: listener.port,
                 manifest: model.manifest, store: model.store, threads: threadsEach, memoryBytes: .max)
             configuration.compute = compute
+            configuration.weightMemory = weights
             return WorkerDaemon(configuration: configuration, logger: Self.logger)
         }
         let tasks = daemons.map { daemon in

@@ -28,6 +28,11 @@ struct ModelBenchPlan: Equatable {
         return max(Self.pages(tokens: longestSequence), stream * (batch.max() ?? 1))
     }
 
+    /// The most rows of one step.
+    var stepRows: Int {
+        max(min(longestSequence, Self.prefillRows), batch.max() ?? 1)
+    }
+
     /// The peer's tokens, which miss the control pieces.
     func token(_ index: Int, of vocabulary: Int) -> Int32 {
         vocabulary > 3 ? Int32(truncatingIfNeeded: 3 + index * 7919 % (vocabulary - 3)) : 0

@@ -140,7 +140,7 @@ struct BenchCommand: Command {
             var hop = try HopBench(trips: 2_000 * repeats)
             hop.remoteExpertMicroseconds = try found.map {
                 try ClusterBench.remoteExpertMicroseconds(
-                    model: $0, plan: plan, threads: max(threads / 2, 1), compute: compute)
+                    model: $0, plan: plan, threads: max(threads / 2, 1), compute: compute, weights: weights)
             }
             report.hop = hop
         }
@@ -172,6 +172,7 @@ struct BenchCommand: Command {
     private func measure(
         _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, memoryBytes: Int
     ) throws -> BenchReport.Model {
+        try tellMemory(model, plan)
         let machine = try MachineRates(threads: threads, bytes: memoryBytes)
         var reads: [Double] = []
         // The bandwidth of a shared machine drifts, so it is looked at whenever the model's figures are.
@@ -179,7 +180,8 @@ struct BenchCommand: Command {
         var figures = try local(model, plan, threads: threads, between: read)
         if let workers {
             let seconds = try ClusterBench.seconds(
-                model: model, plan: plan, workers: workers, threads: max(threads / workers, 1), compute: compute)
+                model: model, plan: plan, workers: workers, threads: max(threads / workers, 1), compute: compute,
+                weights: weights)
             for index in figures.indices { figures[index].clusterSeconds = seconds[figures[index].name] }
             read()
         }
@@ -188,8 +190,23 @@ struct BenchCommand: Command {
             integers: Median.of((0..<plan.repeats).map { _ in machine.integersPerSecond() }),
             floats: Median.of((0..<plan.repeats).map { _ in machine.floatsPerSecond() }))
         return BenchReport.Model(
-            path: self.model ?? model.manifestPath, name: model.manifest.name, rates: rates, workers: workers ?? 0,
-            figures: figures)
+            path: self.model ?? model.manifestPath, name: model.manifest.name, weights: weights, rates: rates,
+            workers: workers ?? 0, figures: figures)
+    }
+
+    /// Says where the memory of the measurements goes, one after the other.
+    ///
+    /// - Throws: `EngineError` `memory_insufficient` before minutes are spent on the first of them.
+    private func tellMemory(_ model: ResolvedModel, _ plan: ModelBenchPlan) throws {
+        let available = AvailableMemory(for: weights)
+        try MemoryPlan(
+            manifest: model.manifest, shard: .whole(model.manifest.shape), pages: plan.pages, weightMemory: weights,
+            compute: compute, stepRows: plan.stepRows
+        ).tell(available)
+        guard let workers else { return }
+        try ClusterBench.memory(
+            model: model, plan: plan, workers: workers, compute: compute, weights: weights
+        ).tell(available, of: "memory of the workers")
     }
 
     /// In this process alone. The engine goes before workers come.

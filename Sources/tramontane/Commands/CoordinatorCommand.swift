@@ -36,6 +36,10 @@ struct CoordinatorCommand: Command {
     /// For the last bytes to clients that read slowly.
     static let graceSeconds = 3
 
+    func validate() throws {
+        try serving.requireWorkers()
+    }
+
     func run() throws {
         let logger = try Daemon.prepare("coordinator", level: serving.logLevel, supervised: supervised)
         let model = try models.resolve(serving.model)

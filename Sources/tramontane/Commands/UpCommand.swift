@@ -26,9 +26,15 @@ struct UpCommand: Command {
                 - { name: b, experts: "3,4-7" }
 
         `tramontane help coordinator` shows a file of tenants.
+
+        --numa all runs every worker on one NUMA node, with that node's processors and memory: one for each node, or as many \
+        as --workers or the topology say, dealt out to the nodes one after the other.
         """)
     static let settings: [Setting] =
-        [.option("state"), .option("threads"), .option("memory"), .option("weights"), .option("worker-metrics")]
+        [
+            .option("state"), .option("threads"), .option("memory"), .option("weights"), .option("numa"),
+            .option("worker-metrics"),
+        ]
         + ServingOptions.settings
         + ModelOptions.settings
 
@@ -55,8 +61,20 @@ struct UpCommand: Command {
         transform: NumberParsing.bytes)
     var memory: UInt64?
 
-    @Option(help: WeightMemory.help)
-    var weights = WeightMemory.mapped
+    @Option(help: WeightMemory.workerHelp)
+    var weights: WeightMemory?
+
+    @Option(
+        help: ArgumentHelp("all: a worker on each NUMA node of this machine.", valueName: "nodes"),
+        transform: NUMAChoice.parse)
+    var numa: NUMAChoice?
+
+    func validate() throws {
+        guard let numa else { return try serving.requireWorkers() }
+        guard numa == .all else {
+            throw ValidationError("--numa: up takes \"all\"; a single node is for `tramontane worker`")
+        }
+    }
 
     @Option(
         help: ArgumentHelp(
@@ -69,6 +87,8 @@ struct UpCommand: Command {
     func run() throws {
         ProcessLimits.raiseDescriptors()
         ProcessLimits.ignoreBrokenPipes()
+        let nodes = numa == nil ? nil : NUMANodes().usable
+        let serving = options(on: nodes)
         let model = try models.resolve(serving.model)
         let topology = try serving.placed(model)
         // A mistake shows before anything is started.
@@ -85,31 +105,49 @@ struct UpCommand: Command {
             throw CommandError.usage(
                 "--worker-metrics \(workerMetrics): \(names.count) ports from there are not to be had")
         }
+        let places = try nodes.map {
+            try NodeWorker.deal(names, over: $0, threads: threads, available: availableThreads())
+        }
         let directory = try StateDirectory(state)
         if state == nil { StandardError.write("tramontane up: logs and cluster.json are in \(directory.path)\n") }
         let supervisor = try Supervisor(
-            workers: names, model: model.manifest.name, directory: directory,
+            command: "up", workers: names, model: model.manifest.name, directory: directory,
             coordinatorArguments: ["coordinator", "--supervised"] + serving.arguments(modelPath: model.manifestPath),
             workerArguments: { name, coordinator in
                 workerArguments(
-                    name: name, coordinator: coordinator, modelPath: model.manifestPath, workers: names)
+                    name: name, coordinator: coordinator, modelPath: model.manifestPath, workers: names,
+                    place: places?.first { $0.name == name })
             })
         let status = try supervisor.run()
         if status != 0 { throw CommandError(message: "", status: status) }
     }
 
+    /// With a worker for each node, where nothing else says how many there are.
+    func options(on nodes: [NUMANode]?) -> ServingOptions {
+        var serving = serving
+        if let nodes, serving.workers == nil, serving.topology == nil { serving.workers = nodes.count }
+        return serving
+    }
+
     /// What one of its workers is started with.
-    func workerArguments(name: String, coordinator: String, modelPath: String, workers: [String]) -> [String] {
-        let place = workers.firstIndex(of: name) ?? 0
-        let port = workerMetrics.port == 0 ? 0 : workerMetrics.port + place
+    ///
+    /// - Parameters:
+    ///   - workers: all of them
+    ///   - place: the worker's NUMA node, where it has one
+    func workerArguments(
+        name: String, coordinator: String, modelPath: String, workers: [String], place: NodeWorker? = nil
+    ) -> [String] {
+        let index = workers.firstIndex(of: name) ?? 0
+        let port = workerMetrics.port == 0 ? 0 : workerMetrics.port + index
+        let threads = place?.threads ?? threads ?? max(1, availableThreads() / workers.count)
         var arguments = [
             "worker", "--supervised", "--name", name, "--coordinator", coordinator, "--model", modelPath,
-            "--threads", "\(threads ?? max(1, availableThreads() / workers.count))", "--compute",
-            serving.compute.rawValue,
-            "--weights", weights.rawValue, "--log-level", serving.logLevel.rawValue,
+            "--threads", "\(threads)", "--compute", serving.compute.rawValue, "--log-level", serving.logLevel.rawValue,
             "--metrics", "\(Address(host: workerMetrics.host, port: port))",
         ]
         if serving.insecureNetwork { arguments.append("--insecure-network") }
+        if let place { arguments += ["--numa", "\(place.node)"] }
+        if let weights { arguments += ["--weights", weights.rawValue] }
         if let memory { arguments += ["--memory", "\(memory)"] }
         return arguments
     }

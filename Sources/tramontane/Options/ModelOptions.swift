@@ -72,8 +72,7 @@ struct EngineOptions: ParsableArguments {
             manifest: model.manifest, shard: .whole(model.manifest.shape), pages: pages, weightMemory: weights,
             compute: compute, stepRows: min(prefillChunk, length))
         let available = AvailableMemory(for: weights)
-        StandardError.write(plan.table(available).map { "memory: \($0)\n" }.joined())
-        try plan.check(available)
+        try plan.tell(available)
         let engine = try Engine(
             manifest: model.manifest, store: model.store, shard: .whole(model.manifest.shape), pages: pages,
             threads: threads ?? availableThreads(), compute: compute,
@@ -89,10 +88,26 @@ extension ComputeBackend: ExpressibleByArgument {
 }
 
 extension WeightMemory: ExpressibleByArgument {
-    static let help = ArgumentHelp(
-        "mapped, or resident: read at the start into memory of the process's own, in huge pages and on its NUMA node, where "
-            + "no change of a file reaches. Changes no bit of the result. Default: mapped.",
-        valueName: "memory")
+    static let help = help(default: "mapped")
+    static let workerHelp = help(
+        default: "mapped; resident on one of several NUMA nodes (--numa), where they fit there")
+
+    private static func help(default value: String) -> ArgumentHelp {
+        ArgumentHelp(
+            "mapped, or resident: read at the start into memory of the process's own, in huge pages and on its NUMA node, "
+                + "where no change of a file reaches. Changes no bit of the result. Default: \(value).",
+            valueName: "memory")
+    }
+}
+
+extension MemoryPlan {
+    /// Says on standard error where the memory will go.
+    ///
+    /// - Throws: `EngineError` `memory_insufficient` where it does not fit.
+    func tell(_ available: AvailableMemory, of owner: String = "memory") throws {
+        StandardError.write(table(available).map { "\(owner): \($0)\n" }.joined())
+        try check(available)
+    }
 }
 
 extension Logger {

@@ -107,11 +107,16 @@ struct ServingOptions: ParsableArguments {
             guard workers == nil, stages == nil else {
                 throw ValidationError("--topology says who holds what; leave --workers and --stages out")
             }
-        } else if workers == nil {
-            throw ValidationError("--workers COUNT or --topology FILE is missing")
         }
         guard pages == nil || kvMemory == nil else {
             throw ValidationError("--pages and --kv-memory both say how much KV cache a worker has; leave one out")
+        }
+    }
+
+    /// For commands that nothing else tells how many workers there are.
+    func requireWorkers() throws {
+        guard workers != nil || topology != nil else {
+            throw ValidationError("--workers COUNT or --topology FILE is missing")
         }
     }
 
@@ -134,9 +139,10 @@ struct ServingOptions: ParsableArguments {
     func cacheSummary(shape: ModelShape, topology: Topology) throws -> String {
         let pages = try pagesPerWorker(shape: shape, topology: topology)
         let tokens = LanePages.tokens(pages: pages, lanes: topology.lanes)
+        let lanes = topology.lanes.count
         return
-            "KV cache: \(pages) pages of \(Engine.pageTokens) tokens in each worker, room for \(tokens) tokens in each of "
-            + "\(topology.lanes.count) lanes"
+            "KV cache: \(pages) page\(pages == 1 ? "" : "s") of \(Engine.pageTokens) tokens in each worker, room for "
+            + "\(tokens) tokens\(lanes == 1 ? "" : " in each of \(lanes) lanes")"
     }
 
     /// What `up` hands on to its coordinator.

@@ -12,11 +12,11 @@ struct ChildProcess {
     /// `posix_spawn` and not Foundation's `Process`, which puts children into sessions of their own: then a Ctrl-C and a
     /// closing terminal would not reach the group as a shell expects.
     /// - Parameters:
-    ///   - log: where standard error goes, and standard output unless it reports.
+    ///   - log: where standard error goes, and standard output unless it reports; nil for this process's standard error.
     ///   - continuesLog: what stands in the log stays there.
     ///   - supervision: the reading end of the pipe that ties the child to this process.
     static func start(
-        _ name: String, arguments: [String], log: String, continuesLog: Bool, supervision: Int32, reports: Bool
+        _ name: String, arguments: [String], log: String?, continuesLog: Bool, supervision: Int32, reports: Bool
     ) throws -> ChildProcess {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
@@ -29,7 +29,7 @@ struct ChildProcess {
         defer { if let output { close(output.write) } }
         let flags = O_WRONLY | O_CREAT | O_APPEND | (continuesLog ? 0 : O_TRUNC)
         posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
-        posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log, flags, 0o644)
+        if let log { posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log, flags, 0o644) }
         posix_spawn_file_actions_adddup2(&actions, output?.write ?? STDERR_FILENO, STDOUT_FILENO)
         posix_spawn_file_actions_adddup2(&actions, supervision, Supervision.descriptor)
 

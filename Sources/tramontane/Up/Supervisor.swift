@@ -2,7 +2,10 @@ import Glibc
 
 /// Performs what ``SupervisorMachine`` decides: starts processes, waits for signals and for what the coordinator says.
 final class Supervisor {
-    private let directory: StateDirectory
+    /// The subcommand that this is, for what it says.
+    private let command: String
+    /// Without one, children write to this process's standard error.
+    private let directory: StateDirectory?
     private let coordinatorArguments: [String]
     /// A worker's arguments, from its name and the coordinator's address.
     private let workerArguments: (_ name: String, _ coordinator: String) -> [String]
@@ -16,15 +19,17 @@ final class Supervisor {
     private var status: Int32?
     private let supervision: (read: Int32, write: Int32)
 
+    /// - Parameter coordinatorArguments: nil where the coordinator is somewhere else.
     init(
-        workers: [String], model: String, directory: StateDirectory, coordinatorArguments: [String],
+        command: String, workers: [String], model: String, directory: StateDirectory?, coordinatorArguments: [String]?,
         workerArguments: @escaping (_ name: String, _ coordinator: String) -> [String]
     ) throws {
         supervision = try Descriptors.pipe()
-        machine = SupervisorMachine(workers: workers)
+        machine = SupervisorMachine(workers: workers, hasCoordinator: coordinatorArguments != nil)
         state = ClusterState(processID: getpid(), model: model)
+        self.command = command
         self.directory = directory
-        self.coordinatorArguments = coordinatorArguments
+        self.coordinatorArguments = coordinatorArguments ?? []
         self.workerArguments = workerArguments
     }
 
@@ -82,7 +87,7 @@ final class Supervisor {
         for (index, child) in children.enumerated() where state.children[index].state == "running" {
             guard let exit = child.takeExit() else { continue }
             state.children[index].state = exit == .status(0) ? "ended" : exit.description
-            try directory.write(state)
+            try directory?.write(state)
             try handle(.exited(name: child.name, exit))
         }
     }
@@ -102,7 +107,7 @@ final class Supervisor {
                 }
             case .announce(let http, let listen):
                 state.isReady = true
-                try directory.write(state)
+                try directory?.write(state)
                 // A closed standard output is no reason to end the cluster.
                 try? StandardOutput.write("ready http=\(http) listen=\(listen)\n")
             case .terminate(let names):
@@ -110,29 +115,36 @@ final class Supervisor {
             case .kill(let names):
                 send(SIGKILL, to: names)
             case .log(let message):
-                StandardError.write("tramontane up: \(message)\n")
+                say(message)
             case .logWithLastWords(let message, let name):
-                let log = directory.log(of: name)
+                guard let log = directory?.log(of: name) else {
+                    say(message)
+                    continue
+                }
                 let words = StateDirectory.lastLine(of: log).map { ": \($0)" } ?? ""
-                StandardError.write("tramontane up: \(message); see \(log)\(words)\n")
+                say("\(message); see \(log)\(words)")
             case .end(let status):
                 state.isReady = false
-                try directory.write(state)
+                try directory?.write(state)
                 self.status = status
             }
         }
     }
 
+    private func say(_ message: String) {
+        StandardError.write("tramontane \(command): \(message)\n")
+    }
+
     /// - Returns: whether the child runs; why not was said.
     private func start(_ name: String, _ arguments: [String], reports: Bool) throws -> Bool {
-        let log = directory.log(of: name)
+        let log = directory?.log(of: name)
         let place = children.firstIndex { $0.name == name }
         do {
             // What a predecessor said last is why it died.
             let child = try ChildProcess.start(
                 name, arguments: arguments, log: log, continuesLog: place != nil, supervision: supervision.read,
                 reports: reports)
-            let entry = ClusterState.Child(name: name, processID: child.processID, log: log, state: "running")
+            let entry = ClusterState.Child(name: name, processID: child.processID, log: log ?? "", state: "running")
             if let place {
                 children[place] = child
                 state.children[place] = entry
@@ -141,10 +153,10 @@ final class Supervisor {
                 state.children.append(entry)
             }
             if reports { coordinatorLines = LineReader(child.output) }
-            try directory.write(state)
+            try directory?.write(state)
             return true
         } catch let error as CommandError {
-            StandardError.write("tramontane up: \(error.message)\n")
+            say(error.message)
             return false
         }
     }

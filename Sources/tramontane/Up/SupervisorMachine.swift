@@ -1,8 +1,11 @@
-/// What `up` does about its processes: events and the time in, actions out, no I/O.
+/// What `up`, and `worker` with several processes, do about them: events and the time in, actions out, no I/O.
 ///
 /// The coordinator is started first; when it listens, the workers are; when it says that the cluster serves, so does `up`. A
 /// worker that dies after that is started again, each time after a longer while. The end begins with the coordinator, so
 /// that requests end with its word and not with the loss of a worker; then the workers end. Who takes too long is killed.
+///
+/// Where the coordinator is somewhere else, workers start at once. One that ends by itself with an error ends all, as it
+/// would end alone: it was started wrongly. The start again is for those that a signal ended.
 struct SupervisorMachine {
     enum Event: Equatable {
         case start
@@ -67,6 +70,7 @@ struct SupervisorMachine {
     static let goodLife = 60_000
 
     private let workers: [String]
+    private let hasCoordinator: Bool
     private var state = State.idle
     /// Names of the processes that run.
     private var running: Set<String> = []
@@ -74,8 +78,9 @@ struct SupervisorMachine {
     /// When the present state has taken too long.
     private var patienceEnds: Int?
 
-    init(workers: [String]) {
+    init(workers: [String], hasCoordinator: Bool = true) {
         self.workers = workers
+        self.hasCoordinator = hasCoordinator
     }
 
     /// When ``Event/deadlinePassed`` is due, in the same milliseconds as `now`; nil for never.
@@ -86,6 +91,9 @@ struct SupervisorMachine {
     /// - Parameter now: milliseconds of a clock that only goes forward
     mutating func handle(_ event: Event, now: Int) -> [Action] {
         switch event {
+        case .start where !hasCoordinator:
+            state = .serving(listen: "")
+            return begin(workers, listen: "", now: now)
         case .start:
             state = .startingCoordinator
             running.insert(Self.coordinator)
@@ -153,7 +161,14 @@ struct SupervisorMachine {
                 return [.logWithLastWords("\(name) died: \(exit)", of: name)] + stop(status: 1, now: now)
             }
             // Whoever asked it to end wanted it to be away.
-            guard exit != .status(0) else { return [.log("\(name): \(exit) and is not started again")] }
+            guard exit != .status(0) else {
+                let log = Action.log("\(name): \(exit) and is not started again")
+                let isLast = !hasCoordinator && running.isEmpty && lives.values.allSatisfy { $0.returnsAt == nil }
+                return [log] + (isLast ? end(0) : [])
+            }
+            if !hasCoordinator, case .status(let status) = exit {
+                return [.log("\(name): \(exit)")] + stop(status: status, now: now)
+            }
             let away = sendAway(name, now: now)
             return [.logWithLastWords("\(name) died: \(exit); it is started again in \(away / 1000) s", of: name)]
         case .stoppingCoordinator(let status):

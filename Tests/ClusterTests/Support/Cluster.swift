@@ -11,11 +11,14 @@ final class Cluster: Sendable {
         case even(stages: Int, workers: Int)
         /// The text of a topology file.
         case topology(String)
+        /// `--numa all`.
+        case eachNode
 
         var testDescription: String {
             switch self {
             case .even(let stages, let workers): "\(workers) workers in \(stages) stages"
             case .topology: "experts on two workers"
+            case .eachNode: "a worker on each NUMA node"
             }
         }
     }
@@ -50,6 +53,8 @@ final class Cluster: Sendable {
             let file = state.appending(path: "topology.yaml")
             try Data(text.utf8).write(to: file)
             arguments += ["--topology", file.path]
+        case .eachNode:
+            arguments += ["--numa", "all"]
         }
         let process = Process()
         process.executableURL = URL(filePath: try Program.tramontane)

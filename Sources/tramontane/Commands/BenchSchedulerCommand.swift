@@ -7,7 +7,7 @@ struct BenchSchedulerCommand: Command {
         "scheduler", "Measures the scheduler alone: tokens a second on one core, and what planning a step takes.",
         """
         No sockets, no tokenizer, no workers: each step is answered at once, each sequence that ends is replaced, and only what \
-        the scheduler itself does is timed. --waiting COUNTS does it with so many more requests waiting.
+        the scheduler itself does is timed, as processor time of its thread. --waiting COUNTS does it with so many more requests waiting.
         """)
     static let settings: [Setting] = [
         .option("lanes"), .option("sequences"), .option("stages"), .option("prompt-tokens"), .option("output-tokens"),

@@ -13,8 +13,13 @@ static void kv_store(const tk_kv_view *kv, size_t position, const float *keys, c
     const size_t page = position / TK_PAGE_TOKENS, slot = position % TK_PAGE_TOKENS, head_dim = kv->head_dim;
     for (size_t h = 0; h < kv->kv_heads; ++h) {
         uint16_t *k = page_keys(kv, page, h) + slot;
-        for (size_t d = 0; d < head_dim; ++d) {
-            k[d * TK_PAGE_TOKENS] = tk_float_to_half(keys[h * head_dim + d]);
+        for (size_t d = 0; d < head_dim; d += 16) {
+            const size_t some = head_dim - d < 16 ? head_dim - d : 16;
+            uint16_t halves[16];
+            f32_to_f16(keys + h * head_dim + d, some, halves);
+            for (size_t i = 0; i < some; ++i) {
+                k[(d + i) * TK_PAGE_TOKENS] = halves[i];
+            }
         }
         f32_to_f16(values + h * head_dim, head_dim, page_values(kv, page, h) + slot * head_dim);
     }

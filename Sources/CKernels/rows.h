@@ -21,6 +21,7 @@ TK_INLINE v16 v16_load_f16(const uint16_t *p) {
     TK_V16_EACH r.v[i] = vf_load_f16(p + i * TK_LANES);
     return r;
 }
+TK_INLINE void v16_store_low_bytes(int8_t *p, v16 a) { TK_V16_EACH vf_store_low_bytes(p + i * TK_LANES, a.v[i]); }
 TK_INLINE void v16_store_f16(uint16_t *p, v16 a) { TK_V16_EACH vf_store_f16(p + i * TK_LANES, a.v[i]); }
 
 // The first n < 16 lanes; the others are `fill`, and are not stored.
@@ -268,13 +269,8 @@ static void quantise(tk_activation activation, const float *row, size_t columns,
         for (size_t i = 0; i < block; i += 16) {
             v16 v = v16_mul(v16_load(x + i), inverse);
             v = v16_min(v16_max(v, v16_set1(-127.0f)), v16_set1(127.0f));
-            v = v16_add(v, v16_set1(0x1.8p23f));
-            float lanes[16];
-            v16_store(lanes, v);
-            for (size_t l = 0; l < 16; ++l) {
-                // The integer stands in the low bits; the byte is its two's complement.
-                quants[b * block + i + l] = (int8_t)(tk_bits(lanes[l]) & 0xff);
-            }
+            // The integer stands in the low bits; the byte is its two's complement.
+            v16_store_low_bytes(quants + b * block + i, v16_add(v, v16_set1(0x1.8p23f)));
         }
         memcpy(quants + columns + b * 4, &scale, 4);
     }

@@ -37,6 +37,11 @@ TK_INLINE vf vf_as_float(vi a) { return vreinterpretq_f32_s32(a); }
 TK_INLINE vi vf_as_int(vf a) { return vreinterpretq_s32_f32(a); }
 TK_INLINE vf vf_load_f16(const void *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
 TK_INLINE void vf_store_f16(uint16_t *p, vf a) { vst1_u8((uint8_t *)p, vreinterpret_u8_f16(vcvt_f16_f32(a))); }
+TK_INLINE void vf_store_low_bytes(int8_t *p, vf a) {
+    const uint16x4_t pairs = vmovn_u32(vreinterpretq_u32_f32(a));
+    const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(pairs, pairs))), 0);
+    memcpy(p, &bytes, 4);
+}
 TK_INLINE vf vf_load_bf16(const void *p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
 }

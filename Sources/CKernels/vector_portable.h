@@ -44,6 +44,8 @@ TK_INLINE vf vf_load_f16(const void *p) {
     return r;
 }
 TK_INLINE void vf_store_f16(uint16_t *p, vf a) { TK_EACH p[l] = tk_float_to_half(a.v[l]); }
+// The lowest byte of each lane.
+TK_INLINE void vf_store_low_bytes(int8_t *p, vf a) { TK_EACH p[l] = (int8_t)(tk_bits(a.v[l]) & 0xff); }
 TK_INLINE vf vf_load_bf16(const void *p) {
     vf r;
     TK_EACH r.v[l] = tk_from_bits((uint32_t)tk_load_u16((const uint8_t *)p + 2 * l) << 16);

@@ -53,6 +53,15 @@ tk_isa tk_isa_best(void);
 // "portable", "avx2", "avx512", "avx512vnni", "neon"; "unknown" otherwise.
 const char *tk_isa_name(tk_isa isa);
 
+// One look's pause, for a thread that looks again and again for what another one writes.
+static inline void tk_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Weight formats and panels
 //

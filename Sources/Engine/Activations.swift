@@ -1,6 +1,22 @@
 import CKernels
 package import ModelStore
 
+/// Forms of a row that some matrices read.
+package struct ActivationFormats: ExpressibleByArrayLiteral {
+    private var bits: UInt8 = 0
+
+    package init(arrayLiteral formats: ActivationFormat...) {
+        for format in formats { insert(format) }
+    }
+
+    package init(_ format: ActivationFormat) {
+        insert(format)
+    }
+
+    mutating func insert(_ format: ActivationFormat) { bits |= 1 << format.rawValue }
+    func contains(_ format: ActivationFormat) -> Bool { bits & 1 << format.rawValue != 0 }
+}
+
 /// The rows that products take, in the forms that their weights want: float32, or quantised once and prepared.
 ///
 /// A row is made ready by `encode`, row by row, so that threads can share the work; after that products only read.
@@ -9,33 +25,25 @@ package final class Activations {
     private(set) var columns = 0
     /// The float32 rows, `columns` floats apart.
     private(set) var floats: UnsafeMutablePointer<Float>
-    private var formats: [ActivationFormat] = []
     private let floatMemory = Scratch()
-    private let encodedMemory = Scratch()
-    private let preparedMemory: [Scratch] = [Scratch(), Scratch(), Scratch()]
-    private var prepared: [UnsafeMutableRawPointer?] = [nil, nil, nil]
-    private var encoded: UnsafeMutableRawPointer
-    private var encodedBytes = 0
+    /// The encoded forms; nil where nobody asked for one.
+    private var small: Form?
+    private var large: Form?
+    private let smallMemory = FormMemory()
+    private let largeMemory = FormMemory()
 
     package init() {
         floats = floatMemory.reserve(0).assumingMemoryBound(to: Float.self)
-        encoded = encodedMemory.reserve(0)
     }
 
     /// Makes room for `count` rows of `columns` floats that will be needed in `formats`.
-    package func reset(count: Int, columns: Int, formats: [ActivationFormat]) {
+    package func reset(count: Int, columns: Int, formats: ActivationFormats) {
         self.count = count
         self.columns = columns
-        self.formats = formats
         floats = floatMemory.reserve(count * columns * MemoryLayout<Float>.size)
             .bindMemory(to: Float.self, capacity: count * columns)
-        encodedBytes = 0
-        for format in formats where format != .f32 {
-            encodedBytes = max(encodedBytes, tk_encoded_row_bytes(format.kernelActivation, columns))
-            let bytes = tk_prepared_row_bytes(format.kernelActivation, columns)
-            prepared[Int(format.rawValue)] = preparedMemory[Int(format.rawValue)].reserve(count * bytes)
-        }
-        encoded = encodedMemory.reserve(count * encodedBytes)
+        small = formats.contains(.a8_32) ? Form(.a8_32, count: count, columns: columns, memory: smallMemory) : nil
+        large = formats.contains(.a8_256) ? Form(.a8_256, count: count, columns: columns, memory: largeMemory) : nil
     }
 
     /// A float32 row, to be filled before `encode`.
@@ -45,37 +53,66 @@ package final class Activations {
 
     /// Quantises a float32 row into the forms asked for. Any thread, each row once.
     package func encode(row: Int) {
-        for format in formats where format != .f32 {
-            let bytes = encoded + row * encodedBytes
-            tk_quantise(Kernels.isa, format.kernelActivation, self.row(row), columns, bytes)
-            prepare(row: row, from: bytes, format: format)
-        }
+        small?.encode(row: row, self.row(row))
+        large?.encode(row: row, self.row(row))
     }
 
     /// Takes a row that was encoded elsewhere, at any alignment.
     func load(row: Int, from bytes: UnsafeRawPointer, format: ActivationFormat) {
-        if format == .f32 {
+        switch format {
+        case .f32:
             UnsafeMutableRawPointer(self.row(row)).copyMemory(
                 from: bytes, byteCount: columns * MemoryLayout<Float>.size)
             encode(row: row)
-        } else {
-            prepare(row: row, from: bytes, format: format)
+        case .a8_32: small?.prepare(row: row, from: bytes)
+        case .a8_256: large?.prepare(row: row, from: bytes)
         }
     }
 
     /// The rows in a form, and the bytes from one to the next.
     func form(_ format: ActivationFormat) -> (base: UnsafeRawPointer, stride: Int) {
-        guard format != .f32, let prepared = prepared[Int(format.rawValue)] else {
-            return (UnsafeRawPointer(floats), columns * MemoryLayout<Float>.size)
-        }
-        return (UnsafeRawPointer(prepared), tk_prepared_row_bytes(format.kernelActivation, columns))
+        let form =
+            switch format {
+            case .f32: nil as Form?
+            case .a8_32: small
+            case .a8_256: large
+            }
+        guard let form else { return (UnsafeRawPointer(floats), columns * MemoryLayout<Float>.size) }
+        return (UnsafeRawPointer(form.prepared), form.preparedBytes)
     }
 
-    private func prepare(row: Int, from bytes: UnsafeRawPointer, format: ActivationFormat) {
-        guard let base = prepared[Int(format.rawValue)] else { return }
-        let activation = format.kernelActivation
-        tk_prepare(
-            Kernels.isa, activation, bytes, tk_encoded_row_bytes(activation, columns), columns, 1,
-            base + row * tk_prepared_row_bytes(activation, columns))
+    private final class FormMemory {
+        let encoded = Scratch()
+        let prepared = Scratch()
+    }
+
+    /// All rows in one encoded form.
+    private struct Form {
+        let activation: tk_activation
+        let columns: Int
+        let encoded: UnsafeMutableRawPointer
+        let encodedBytes: Int
+        let prepared: UnsafeMutableRawPointer
+        let preparedBytes: Int
+
+        init(_ format: ActivationFormat, count: Int, columns: Int, memory: FormMemory) {
+            activation = format.kernelActivation
+            self.columns = columns
+            encodedBytes = tk_encoded_row_bytes(activation, columns)
+            preparedBytes = tk_prepared_row_bytes(activation, columns)
+            encoded = memory.encoded.reserve(count * encodedBytes)
+            prepared = memory.prepared.reserve(count * preparedBytes)
+        }
+
+        func encode(row: Int, _ floats: UnsafePointer<Float>) {
+            let bytes = encoded + row * encodedBytes
+            tk_quantise(Kernels.isa, activation, floats, columns, bytes)
+            prepare(row: row, from: bytes)
+        }
+
+        func prepare(row: Int, from bytes: UnsafeRawPointer) {
+            tk_prepare(
+                Kernels.isa, activation, bytes, encodedBytes, columns, 1, prepared + row * preparedBytes)
+        }
     }
 }

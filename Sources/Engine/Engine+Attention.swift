@@ -83,7 +83,7 @@ extension Engine {
         let (heads, keyValueHeads, width) = (shape.heads, shape.keyValueHeads, shape.headDimension)
         let local = layer - shard.layers.lowerBound
 
-        input.reset(count: count, columns: shape.hidden, formats: formats(weights.queryKeyValue))
+        input.reset(count: count, columns: shape.hidden, formats: weights.queryKeyValueFormats)
         products.eachRow(count, bytes: rowCost) { [self] row in
             tk_rmsnorm(
                 Kernels.isa, hidden[row], weights.attentionNorm.base, shape.hidden, shape.normEpsilon, input.row(row))
@@ -104,7 +104,7 @@ extension Engine {
             tk_kv_store(Kernels.isa, &view, batch.positions[row], keys, queries + queryKeyValueOffsets[2])
         }
 
-        inner.reset(count: count, columns: heads * width, formats: [weights.wo.activation])
+        inner.reset(count: count, columns: heads * width, formats: ActivationFormats(weights.wo.activation))
         attend(layer: local, batch: batch)
         products.eachRow(count, bytes: heads * width * MemoryLayout<Float>.size) { [self] row in inner.encode(row: row)
         }
@@ -129,43 +129,38 @@ extension Engine {
         }
 
         let items = (work.runs.count + work.blocks.count) * keyValueHeads
-        products.share(items, bytes: batch.tokens * keyValues.layerPageBytes / Self.pageTokens) { [self] item in
+        let rows = AttentionWork.rowsPerBlock
+        // A multiple of 16, so that threads share no line of the cache.
+        let floats = (tk_attention_scratch_floats(rows, heads, keyValueHeads, width) + 15) / 16 * 16
+        let scratches = attentionScratch.reserve(threads * floats * MemoryLayout<Float>.size)
+            .assumingMemoryBound(to: Float.self)
+        products.share(items, bytes: batch.tokens * keyValues.layerPageBytes / Self.pageTokens) { [self] item, thread in
             let (index, head) = item.quotientAndRemainder(dividingBy: keyValueHeads)
-            let rows = index < work.runs.count ? 1 : work.blocks[index - work.runs.count].count
-            let floats = tk_attention_scratch_floats(rows, heads, keyValueHeads, width)
-            withUnsafeTemporaryAllocation(of: Float.self, capacity: max(floats, 1)) { scratch in
-                guard let scratch = scratch.baseAddress else { return }
-                if index < work.runs.count {
-                    let run = work.runs[index]
-                    let long = work.longRows[run.longRow]
-                    var view = view(long.row)
-                    for span in run.spans {
-                        tk_attention_span(
-                            Kernels.isa, &view, queryKeyValue[long.row], heads, batch.positions[long.row] + 1, head,
-                            span, scratch, partialsOf(long, head: head) + span * partial)
-                    }
-                } else {
-                    let first = work.blocks[index - work.runs.count].lowerBound
-                    var view = view(first)
-                    tk_attention(
-                        Kernels.isa, &view, queryKeyValue[first], queryKeyValue.width, rows, heads,
-                        batch.positions[first] + 1, head, head + 1, scratch, inner.row(first), heads * width)
+            let scratch = scratches + thread * floats
+            if index < work.runs.count {
+                let run = work.runs[index]
+                let long = work.longRows[run.longRow]
+                var view = view(long.row)
+                for span in run.spans {
+                    tk_attention_span(
+                        Kernels.isa, &view, queryKeyValue[long.row], heads, batch.positions[long.row] + 1, head,
+                        span, scratch, partialsOf(long, head: head) + span * partial)
                 }
+            } else {
+                let block = work.blocks[index - work.runs.count]
+                let first = block.lowerBound
+                var view = view(first)
+                tk_attention(
+                    Kernels.isa, &view, queryKeyValue[first], queryKeyValue.width, block.count, heads,
+                    batch.positions[first] + 1, head, head + 1, scratch, inner.row(first), heads * width)
             }
         }
-        products.share(work.longRows.count * keyValueHeads, bytes: partialBytes) { [self] item in
+        products.share(work.longRows.count * keyValueHeads, bytes: partialBytes) { [self] item, _ in
             let (index, head) = item.quotientAndRemainder(dividingBy: keyValueHeads)
             let long = work.longRows[index]
             tk_attention_merge(
                 Kernels.isa, partialsOf(long, head: head), long.spans, group, width,
                 inner.row(long.row) + head * group * width)
-        }
-    }
-
-    /// The forms in which matrices read their common input, each once.
-    func formats(_ matrices: [Matrix]) -> [ActivationFormat] {
-        matrices.reduce(into: []) { formats, matrix in
-            if !formats.contains(matrix.activation) { formats.append(matrix.activation) }
         }
     }
 }

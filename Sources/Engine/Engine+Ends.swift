@@ -37,7 +37,7 @@ extension Engine {
             throw EngineError(code: "row_count", message: "row \(stranger) of \(hidden.rows)")
         }
         logits.resize(rows: rows.count)
-        input.reset(count: rows.count, columns: shape.hidden, formats: [head.output.activation])
+        input.reset(count: rows.count, columns: shape.hidden, formats: ActivationFormats(head.output.activation))
         products.eachRow(rows.count, bytes: rowCost) { [self] index in
             tk_rmsnorm(
                 Kernels.isa, hidden[rows[index]], head.norm.base, shape.hidden, shape.normEpsilon, input.row(index))

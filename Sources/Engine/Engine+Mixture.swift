@@ -12,25 +12,16 @@ extension Engine {
         let routed = try route(layer: layer, hidden: hidden, into: localRoutes)
         let used = routed.expertsUsed
         expertOutputs.resize(rows: routed.rows * used)
-        var outputs = [UnsafePointer<Float>](repeating: UnsafePointer(expertOutputs.base), count: routed.rows * used)
-        var done = 0
-        for expert in 0..<shape.experts {
-            var rows: [UnsafeRawPointer] = []
+        sortedRows.sort(routed, experts: shape.experts)
+        try experts(
+            layer: layer, groups: sortedRows.groups, rows: sortedRows.rows, format: routed.format, into: expertOutputs)
+        try withUnsafeTemporaryAllocation(of: UnsafePointer<Float>.self, capacity: used) { outputs in
             for row in 0..<routed.rows {
-                for place in 0..<used where routed.expert(row: row, place: place) == expert {
-                    outputs[row * used + place] = UnsafePointer(expertOutputs[done + rows.count])
-                    rows.append(routed.encodedRow(row))
+                for place in 0..<used {
+                    let output = sortedRows.places[row * used + place]
+                    outputs.initializeElement(at: place, to: UnsafePointer(expertOutputs[output]))
                 }
-            }
-            guard !rows.isEmpty else { continue }
-            try self.expert(
-                layer: layer, expert: expert, rows: rows, format: routed.format, into: expertOutputs, at: done)
-            done += rows.count
-        }
-        try outputs.withUnsafeBufferPointer { outputs in
-            for row in 0..<routed.rows {
-                let chosen = UnsafeBufferPointer(rebasing: outputs[row * used..<(row + 1) * used])
-                try combine(hidden: hidden, row: row, routed: routed, outputs: chosen)
+                try combine(hidden: hidden, row: row, routed: routed, outputs: UnsafeBufferPointer(outputs))
             }
         }
         return routed
@@ -46,7 +37,7 @@ extension Engine {
         let format = expertInput[layer]
         let rowBytes = format.rowBytes(columns: shape.hidden)
         routed.reset(rows: hidden.rows, expertsUsed: shape.expertsUsed, format: format, rowBytes: rowBytes)
-        input.reset(count: hidden.rows, columns: shape.hidden, formats: [])
+        input.reset(count: hidden.rows, columns: shape.hidden, formats: ActivationFormats(.f32))
         let encoded = routed.encoded
         products.eachRow(hidden.rows, bytes: rowCost) { [self] row in
             tk_rmsnorm(
@@ -72,34 +63,96 @@ extension Engine {
     /// - Parameters:
     ///   - rows: encoded rows of `format.rowBytes(columns: shape.hidden)` bytes, at any alignment.
     ///   - format: `expertInput[layer]`.
-    ///   - outputs: `shape.hidden` wide; row `first + i` gets the output of `rows[i]`. It grows where it is too short.
+    ///   - outputs: `shape.hidden` wide; row i gets the output of `rows[i]`. It grows where it is too short.
     /// - Throws: `EngineError` `not_held`, `expert_range` or `row_format`.
     package func expert(
-        layer: Int, expert: Int, rows: [UnsafeRawPointer], format: ActivationFormat, into outputs: RowBuffer,
-        at first: Int = 0
+        layer: Int, expert: Int, rows: [UnsafeRawPointer], format: ActivationFormat, into outputs: RowBuffer
     ) throws {
-        let weights = try expertWeights(layer: layer, expert: expert)
+        try experts(
+            layer: layer, groups: [ExpertRows(expert: expert, rows: 0..<rows.count)], rows: rows, format: format,
+            into: outputs)
+    }
+
+    /// The outputs of several experts of a layer, as `expert` computes them. Small experts are computed beside each other, a
+    /// thread each; a large one by all threads.
+    ///
+    /// - Parameter groups: whose rows are which of `rows`; each row one expert's, in any order.
+    package func experts(
+        layer: Int, groups: [ExpertRows], rows: [UnsafeRawPointer], format: ActivationFormat, into outputs: RowBuffer
+    ) throws {
+        let layerWeights = try weights(ofLayer: layer)
         try check(outputs, width: shape.hidden)
         guard format == expertInput[layer] else {
             throw EngineError(
                 code: "row_format", message: "rows in \(format); experts of layer \(layer) take \(expertInput[layer])")
         }
-        if outputs.rows < first + rows.count { outputs.resize(rows: first + rows.count) }
+        var innerFormats: ActivationFormats = []
+        var inputFormats = ActivationFormats(format)
+        var areSmall = compute == .native
+        for group in groups {
+            guard group.rows.lowerBound >= 0, group.rows.upperBound <= rows.count else {
+                throw EngineError(code: "row_count", message: "rows \(group.rows) of \(rows.count)")
+            }
+            let weights = try expertWeights(layer: layer, layerWeights, expert: group.expert)
+            innerFormats.insert(weights.w2.activation)
+            if format == .f32 {
+                inputFormats.insert(weights.w1.activation)
+                inputFormats.insert(weights.w3.activation)
+            }
+            areSmall = areSmall && weights.isSmall
+        }
+        if outputs.rows < rows.count { outputs.resize(rows: rows.count) }
         guard !rows.isEmpty else { return }
-        input.reset(
-            count: rows.count, columns: shape.hidden,
-            formats: format == .f32 ? formats([weights.w1, weights.w3]) : [format])
+        input.reset(count: rows.count, columns: shape.hidden, formats: inputFormats)
+        inner.reset(count: rows.count, columns: shape.feedForward, formats: innerFormats)
+        if areSmall {
+            cut(groups, rows: rows.count)
+            products.pool.run(items: expertItems.count) { [self] item in
+                let item = expertItems[item]
+                guard let weights = layerWeights.experts[item.expert] else { return }
+                for row in item.rows { input.load(row: row, from: rows[row], format: format) }
+                products.multiplyGateUp(
+                    gate: weights.w1, up: weights.w3, panels: 0..<weights.w1.panelCount, input: input, rows: item.rows,
+                    out: inner.floats)
+                for row in item.rows { inner.encode(row: row) }
+                products.multiply(
+                    weights.w2, panels: 0..<weights.w2.panelCount, input: inner, rows: item.rows,
+                    parts: weights.w2.downParts, out: outputs.base, outputs.width)
+            }
+            return
+        }
+        upScratch.resize(rows: rows.count)
         products.eachRow(rows.count, bytes: rowCost) { [self] row in
             input.load(row: row, from: rows[row], format: format)
         }
-        inner.reset(count: rows.count, columns: shape.feedForward, formats: [weights.w2.activation])
-        upScratch.resize(rows: rows.count)
-        products.multiplyGateUp(
-            gate: weights.w1, up: weights.w3, input: input, scratch: upScratch.base, out: inner.floats)
-        products.eachRow(rows.count, bytes: rowCost) { [self] row in inner.encode(row: row) }
-        products.multiply(
-            [weights.w2], offsets: [0], input: inner, parts: weights.w2.downParts, out: outputs[first],
-            stride: outputs.width)
+        for group in groups {
+            guard let weights = layerWeights.experts[group.expert] else { continue }
+            products.multiplyGateUp(
+                gate: weights.w1, up: weights.w3, input: input, rows: group.rows, scratch: upScratch.base,
+                out: inner.floats)
+            let first = group.rows.lowerBound
+            products.eachRow(group.rows.count, bytes: rowCost) { [self] row in inner.encode(row: first + row) }
+            products.multiply(
+                [weights.w2], offsets: [0], input: inner, rows: group.rows, parts: weights.w2.downParts,
+                out: outputs.base, stride: outputs.width)
+        }
+    }
+
+    /// Cuts groups that are much larger than a thread's share, so that no thread waits long for another, and puts the
+    /// larger pieces first.
+    private func cut(_ groups: [ExpertRows], rows: Int) {
+        let most = max(rows / (2 * products.pool.threads), 8)
+        expertItems.removeAll(keepingCapacity: true)
+        for group in groups {
+            let cuts = (group.rows.count + most - 1) / most
+            for cut in 0..<cuts {
+                let (first, count) = (group.rows.lowerBound, group.rows.count)
+                expertItems.append(
+                    ExpertRows(
+                        expert: group.expert, rows: first + count * cut / cuts..<first + count * (cut + 1) / cuts))
+            }
+        }
+        if products.pool.threads > 1 { expertItems.sort { $0.rows.count > $1.rows.count } }
     }
 
     /// x += Σ weight · output of one row, in the canonical order of addition.
@@ -125,8 +178,7 @@ extension Engine {
         }
     }
 
-    private func expertWeights(layer: Int, expert: Int) throws -> ExpertWeights {
-        let weights = try weights(ofLayer: layer)
+    private func expertWeights(layer: Int, _ weights: LayerWeights, expert: Int) throws -> ExpertWeights {
         guard weights.experts.indices.contains(expert) else {
             throw EngineError(code: "expert_range", message: "expert \(expert) of \(shape.experts)")
         }
@@ -134,5 +186,56 @@ extension Engine {
             throw EngineError(code: "not_held", message: "expert \(expert) of layer \(layer)")
         }
         return expert
+    }
+}
+
+/// Some rows of a product that are one expert's.
+package struct ExpertRows: Sendable, Equatable {
+    package let expert: Int
+    package let rows: Range<Int>
+
+    package init(expert: Int, rows: Range<Int>) {
+        self.expert = expert
+        self.rows = rows
+    }
+}
+
+/// A step's encoded rows sorted by expert, in memory that is used again.
+struct SortedRows {
+    /// The experts that some row chose, with their places in `rows`.
+    private(set) var groups: [ExpertRows] = []
+    private(set) var rows: [UnsafeRawPointer] = []
+    /// By row and choice: its place in `rows`.
+    private(set) var places: [Int] = []
+    private var ends: [Int] = []
+
+    mutating func sort(_ routed: RoutedRows, experts: Int) {
+        let (count, used) = (routed.rows, routed.expertsUsed)
+        groups.removeAll(keepingCapacity: true)
+        places.removeAll(keepingCapacity: true)
+        ends.removeAll(keepingCapacity: true)
+        for _ in 0..<experts { ends.append(0) }
+        for row in 0..<count {
+            for place in 0..<used {
+                let expert = routed.expert(row: row, place: place)
+                places.append(ends[expert])
+                ends[expert] += 1
+            }
+        }
+        var first = 0
+        for expert in 0..<experts where ends[expert] > 0 {
+            groups.append(ExpertRows(expert: expert, rows: first..<first + ends[expert]))
+            (first, ends[expert]) = (first + ends[expert], first)
+        }
+        guard count > 0 else { return rows.removeAll(keepingCapacity: true) }
+        while rows.count < count * used { rows.append(routed.encodedRow(0)) }
+        rows.removeLast(rows.count - count * used)
+        for row in 0..<count {
+            for place in 0..<used {
+                let index = row * used + place
+                places[index] += ends[routed.expert(row: row, place: place)]
+                rows[places[index]] = routed.encodedRow(row)
+            }
+        }
     }
 }

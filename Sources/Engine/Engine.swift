@@ -40,11 +40,16 @@ package final class Engine {
     let queryKeyValue: RowBuffer
     /// Partial results of attention over the spans of long contexts that threads share.
     let attentionPartials = Scratch()
+    /// Scores and values of the blocks at hand, a part for each thread.
+    let attentionScratch = Scratch()
     let gateLogits: RowBuffer
     let upScratch: RowBuffer
     /// What `mixture` uses again in every layer.
     let localRoutes = RoutedRows()
+    var sortedRows = SortedRows()
     let expertOutputs: RowBuffer
+    /// What the threads take of small experts.
+    var expertItems: [ExpertRows] = []
     /// Where wq's, wk's and wv's outputs begin.
     let queryKeyValueOffsets: [Int]
 
@@ -111,6 +116,11 @@ package final class Engine {
         let formats = Set(
             layer.experts.flatMap { $0.tensors }.filter { $0.name == "w1" || $0.name == "w3" }.map(\.format.activation))
         return formats.count == 1 ? formats.first ?? .f32 : .f32
+    }
+
+    /// Whether each expert is computed by one thread (`experts`), so that a call does best with several.
+    package var hasSmallExperts: Bool {
+        compute == .native && weights.layers.allSatisfy { $0.experts.allSatisfy { $0?.isSmall ?? true } }
     }
 
     /// The weights of a layer of the model.

@@ -10,6 +10,8 @@ package struct Matrix {
     let panels: UnsafeRawPointer
     let panelCount: Int
     let panelBytes: Int
+    /// Bytes of all panels.
+    var bytes: Int { panelCount * panelBytes }
     /// Float32, row-major: what OpenBLAS multiplies with; nil for the native kernels.
     var dense: DenseWeights?
 

@@ -48,6 +48,11 @@ package final class RoutedRows {
         weights[row * expertsUsed + place]
     }
 
+    /// The experts of all rows, `expertsUsed` for each, best first, and their weights.
+    package var choices: (experts: ArraySlice<Int32>, weights: ArraySlice<Float>) {
+        (experts.prefix(rows * expertsUsed), weights.prefix(rows * expertsUsed))
+    }
+
     /// The weights of a row, best first.
     package func withWeights<Result>(row: Int, _ body: (UnsafeBufferPointer<Float>) throws -> Result) rethrows -> Result
     {

@@ -1,3 +1,5 @@
+import CKernels
+
 /// Rows of float32, one after the other, that an engine's steps use again and again.
 ///
 /// Confined to the thread that uses the engine. The memory starts at a multiple of 64 bytes and only ever grows.
@@ -48,6 +50,11 @@ package final class RowBuffer {
     /// A row in use, as a buffer of `width` floats.
     package func row(_ row: Int) -> UnsafeMutableBufferPointer<Float> {
         UnsafeMutableBufferPointer(start: self[row], count: width)
+    }
+
+    /// Whether a row in use holds only numbers.
+    package func isFinite(row: Int) -> Bool {
+        tk_all_finite(Kernels.isa, self[row], width)
     }
 
     private static func allocate(rows: Int, width: Int) -> UnsafeMutableRawPointer {

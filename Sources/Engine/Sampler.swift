@@ -43,14 +43,24 @@ package enum Sampler {
 
     /// The highest logit's place, the first of equals; nil where a logit makes no sense.
     private static func best(of logits: UnsafeMutableBufferPointer<Float>) -> Int? {
-        var best: Int?
         var highest = -Float.infinity
-        for index in logits.indices {
-            let logit = logits[index]
-            guard logit < .infinity else { return nil }
-            if logit > highest { (best, highest) = (index, logit) }
+        var index = 0
+        if let base = logits.baseAddress {
+            typealias Lanes = SIMD16<Float>
+            var most = Lanes(repeating: highest)
+            while index + Lanes.scalarCount <= logits.count {
+                let lanes = UnsafeRawPointer(base + index).loadUnaligned(as: Lanes.self)
+                guard all(lanes .< .infinity) else { return nil }
+                most.replace(with: lanes, where: lanes .> most)
+                index += Lanes.scalarCount
+            }
+            highest = most.max()
         }
-        return best
+        for logit in logits[index...] {
+            guard logit < .infinity else { return nil }
+            highest = max(highest, logit)
+        }
+        return highest > -.infinity ? logits.firstIndex(of: highest) : nil
     }
 
     /// (logit - best) / temperature. The best is taken off first, so that no temperature makes a logit overflow; where an

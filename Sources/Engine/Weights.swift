@@ -5,6 +5,7 @@ struct LayerWeights {
     let attentionNorm: Vector
     /// wq, wk, wv: they share their input, and their outputs lie side by side.
     let queryKeyValue: [Matrix]
+    let queryKeyValueFormats: ActivationFormats
     let wo: Matrix
     let feedForwardNorm: Vector
     /// The router's matrix, float32.
@@ -18,6 +19,10 @@ struct ExpertWeights {
     let w1: Matrix
     let w2: Matrix
     let w3: Matrix
+
+    /// Whether one thread does best to compute the whole expert: its weights stay in a core's second-level cache between
+    /// rows, and what other threads would save is not worth their meeting four times.
+    var isSmall: Bool { w1.format == w3.format && w1.bytes + w2.bytes + w3.bytes <= 1 << 20 }
 }
 
 /// The final norm and the output matrix.
@@ -66,14 +71,16 @@ struct Weights {
                     w2: try matrix("w2", blob, shape.hidden, shape.feedForward, compute),
                     w3: try matrix("w3", blob, shape.feedForward, shape.hidden, compute))
             }
+            let queryKeyValue = [
+                try matrix("wq", blob, queries, shape.hidden, compute),
+                try matrix("wk", blob, keys, shape.hidden, compute),
+                try matrix("wv", blob, keys, shape.hidden, compute),
+            ]
             layers.append(
                 LayerWeights(
                     attentionNorm: try Vector("attention_norm", of: blob, count: shape.hidden),
-                    queryKeyValue: [
-                        try matrix("wq", blob, queries, shape.hidden, compute),
-                        try matrix("wk", blob, keys, shape.hidden, compute),
-                        try matrix("wv", blob, keys, shape.hidden, compute),
-                    ],
+                    queryKeyValue: queryKeyValue,
+                    queryKeyValueFormats: queryKeyValue.reduce(into: []) { $0.insert($1.activation) },
                     wo: try matrix("wo", blob, shape.hidden, queries, compute),
                     feedForwardNorm: try Vector("ffn_norm", of: blob, count: shape.hidden),
                     gate: try matrix("gate", blob, shape.experts, shape.hidden, compute),

@@ -71,7 +71,7 @@ import Testing
             let matrix = try Matrix(entry.name, of: blob, rows: entry.rows, columns: entry.columns)
             let count = 5
             let input = Activations()
-            input.reset(count: count, columns: entry.columns, formats: [matrix.activation])
+            input.reset(count: count, columns: entry.columns, formats: ActivationFormats(matrix.activation))
             let block = max(matrix.activation.blockSize, 32)
             let rows = (0..<count).map { _ in exactRow(entry.columns, block: block, &random) }
             for (index, row) in rows.enumerated() {

@@ -27,6 +27,24 @@ import Testing
         #expect(sample([1, 3], SamplingParameters(temperature: -1)) == 1)
     }
 
+    /// Long rows are looked through in vectors: whatever stands in one, or behind the last, counts as in a short row.
+    @Test func greedyLooksThroughLongRows() {
+        for count in [15, 16, 17, 64, 70] {
+            for place in 0..<count {
+                var logits = [Float](repeating: -2, count: count)
+                logits[place] = 5
+                #expect(sample(logits, .greedy) == Int32(place), "\(count)")
+                logits[count - 1] = 5
+                #expect(sample(logits, .greedy) == Int32(place), "\(count)")
+                logits[place] = .nan
+                #expect(sample(logits, .greedy) == nil, "\(count)")
+                logits[place] = .infinity
+                #expect(sample(logits, .greedy) == nil, "\(count)")
+            }
+            #expect(sample([Float](repeating: -.infinity, count: count), .greedy) == nil)
+        }
+    }
+
     @Test func drawsFollowTheDistribution() {
         let seed: UInt64 = 41
         let logits: [Float] = [1, 0, 2, -1, 0.5]

@@ -141,9 +141,14 @@ import Testing
         try bytes.withUnsafeBytes { bytes in
             let base = try #require(bytes.baseAddress)
             let rows = (0..<4).map { base + 1 + $0 * format.rowBytes(columns: engine.shape.hidden) }
-            try engine.expert(layer: 0, expert: 7, rows: rows, format: format, into: outputs, at: 2)
+            let groups = [ExpertRows(expert: 7, rows: 0..<3), ExpertRows(expert: 2, rows: 3..<4)]
+            try engine.experts(layer: 0, groups: groups, rows: rows, format: format, into: outputs)
+            expect("row_count") {
+                let beyond = [ExpertRows(expert: 7, rows: 2..<5)]
+                try engine.experts(layer: 0, groups: beyond, rows: rows, format: format, into: outputs)
+            }
         }
-        #expect(outputs.rows == 6)
+        #expect(outputs.rows == 4)
     }
 }
 

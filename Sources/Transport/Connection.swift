@@ -28,6 +28,9 @@ package final class Connection: Sendable {
     /// that was sent, or when ``ConnectionLimits/linger`` is over.
     package let socketClosed: EventLoopFuture<Void>
 
+    /// The socket, for looking whether something has arrived on it; nil where there is none. Others' once it is closed.
+    package let descriptor: CInt?
+
     private let handler: NIOLoopBound<ConnectionHandler>
     private let limits: ConnectionLimits
     /// Bytes handed to ``send(_:)`` that the socket has not taken yet.
@@ -36,10 +39,12 @@ package final class Connection: Sendable {
     /// Frames from other threads on their way to the loop. Their bytes count as outgoing, and so are bounded with them.
     private let inbox = Mutex([Frame]())
 
+    /// On the channel's loop.
     init(handler: ConnectionHandler, channel: any Channel, peer: PeerIdentity, limits: ConnectionLimits) {
         eventLoop = channel.eventLoop
         remoteAddress = channel.remoteAddress
         socketClosed = channel.closeFuture
+        descriptor = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: CInt.self) { $0 }
         self.handler = NIOLoopBound(handler, eventLoop: channel.eventLoop)
         self.peer = peer
         self.limits = limits

@@ -201,6 +201,7 @@ struct MockWorld {
             let node = Node(peer: peer, machine: WorkerMachine(view: view, bounds: bounds))
             node.machine.layerRows = Int.random(in: 1...6, using: &self.random)
             node.machine.expertRows = Int.random(in: 1...6, using: &self.random)
+            node.machine.expertsTogether = Int.random(in: 1...3, using: &self.random)
             nodes[name] = node
         }
         for node in sortedNodes {
@@ -393,6 +394,34 @@ struct MockWorld {
 
     // MARK: Workers
 
+    /// - Returns: outputs of own steps that are not finite.
+    private mutating func compute(_ work: ExpertWork, at node: Node) -> [StepKey: [Int]] {
+        mergedHomes = max(mergedHomes, node.machine.peers(in: work).count)
+        var notFinite: [StepKey: [Int]] = [:]
+        for piece in work.pieces {
+            for output in piece.outputs {
+                switch piece.source {
+                case .own(let key):
+                    guard let rows = node.steps[key] else {
+                        problems.append("rows of a step that is gone")
+                        continue
+                    }
+                    let value = Toy.expert(rows.values[output / Toy.used], layer: work.layer, expert: work.expert)
+                    rows.outputs[output] = value
+                    if value == Toy.notFinite { notFinite[key, default: []].append(output) }
+                case .remote(let key):
+                    guard let request = node.requests[key] else {
+                        problems.append("rows that are gone")
+                        continue
+                    }
+                    let row = request.rows[Int(request.request.assignments[output].row)]
+                    node.requests[key]?.results[output] = Toy.expert(row, layer: work.layer, expert: work.expert)
+                }
+            }
+        }
+        return notFinite
+    }
+
     private mutating func compute(_ node: Node) {
         guard let item = node.machine.nextItem() else {
             problems.append("hasItem without an item")
@@ -411,28 +440,20 @@ struct MockWorld {
                 rows.values[row] = Toy.combine(rows.values[row], before)
                 node.cache[slot(work.layer, entryRows, position)] = rows.values[row]
             }
-            let routes = work.rows.map { RowRoute(experts: Toy.route(rows.values[$0]), weights: [0.5, 0.5]) }
-            perform(node.machine.layerFinished(work, routes: routes), at: node)
-        case .expert(let work):
-            if work.rowCount > node.machine.expertRows { problems.append("an item of \(work.rowCount) rows") }
-            mergedHomes = max(mergedHomes, node.machine.peers(in: work).count)
-            var notFinite: [StepKey: [Int]] = [:]
-            for piece in work.pieces {
-                for output in piece.outputs {
-                    switch piece.source {
-                    case .own(let key):
-                        guard let rows = node.steps[key] else { return problems.append("rows of a step that is gone") }
-                        let value = Toy.expert(rows.values[output / Toy.used], layer: work.layer, expert: work.expert)
-                        rows.outputs[output] = value
-                        if value == Toy.notFinite { notFinite[key, default: []].append(output) }
-                    case .remote(let key):
-                        guard let request = node.requests[key] else { return problems.append("rows that are gone") }
-                        let row = request.rows[Int(request.request.assignments[output].row)]
-                        node.requests[key]?.results[output] = Toy.expert(row, layer: work.layer, expert: work.expert)
-                    }
-                }
+            var routes = RowRoutes()
+            for row in work.rows {
+                routes.append(experts: Toy.route(rows.values[row]).map(Int32.init), weights: [0.5, 0.5])
             }
-            perform(node.machine.expertFinished(work, notFinite: notFinite), at: node)
+            perform(node.machine.layerFinished(work, routes: routes), at: node)
+        case .expert(let first):
+            let works = [first] + node.machine.companions(of: first)
+            if works.reduce(0, { $0 + $1.rowCount }) > node.machine.expertRows {
+                problems.append("an item of \(works.map(\.rowCount)) rows")
+            }
+            let notFinite = works.map { compute($0, at: node) }
+            for (work, notFinite) in zip(works, notFinite) {
+                perform(node.machine.expertFinished(work, notFinite: notFinite), at: node)
+            }
         case .output(let work):
             guard let rows = node.steps[work.step] else { return problems.append("work for a step that is gone") }
             combine(rows, work.rows)

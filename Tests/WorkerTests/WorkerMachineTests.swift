@@ -86,8 +86,9 @@ import Wire
     private static func finish(_ item: WorkItem, _ machine: inout WorkerMachine) -> [WorkerAction] {
         switch item {
         case .layer(let work):
-            let route = RowRoute(experts: [0, 1], weights: [0.5, 0.5])
-            return machine.layerFinished(work, routes: work.rows.map { _ in route })
+            var routes = RowRoutes()
+            for _ in work.rows { routes.append(experts: [0, 1], weights: [0.5, 0.5]) }
+            return machine.layerFinished(work, routes: routes)
         case .expert(let work): return machine.expertFinished(work, notFinite: [:])
         case .output(let work): return machine.outputFinished(work, result: OutputResult())
         }
@@ -168,6 +169,36 @@ import Wire
         #expect(work.expert == 0)
         #expect(work.rowCount == 2 + 2 + 3)
         #expect(machine.peers(in: work).count == 2)
+    }
+
+    @Test func smallExpertsOfALayerAreComputedTogether() throws {
+        var machine = try Self.single(expertRows: 16)
+        machine.expertsTogether = 8
+        machine.homeJoined(HomeID(number: 1), peer: PeerID(name: "b", incarnation: 1))
+        for id in UInt64(1)...2 {
+            _ = machine.stepReceived(Self.step(id, sequence: id, tokens: [1, 2], pages: [UInt32(id)]))
+            let item = try Self.next(&machine)
+            _ = Self.finish(item, &machine)
+        }
+        let request = ExpertRequest(
+            step: 9, lane: 1, layer: 0, isPrefill: false, format: .f32, rowCount: 1, columns: 1,
+            assignments: [.init(expert: 2, row: 0)], rows: ByteBuffer())
+        _ = machine.expertsReceived(request, correlation: 5, format: .f32, from: HomeID(number: 1))
+        // The peer's row is not kept waiting for the others.
+        guard case .expert(let remote) = machine.nextItem() else { throw Failure(code: "test", message: "no product") }
+        #expect(remote.expert == 2)
+        #expect(machine.companions(of: remote).isEmpty)
+        _ = machine.expertFinished(remote, notFinite: [:])
+        guard case .expert(let work) = machine.nextItem() else { throw Failure(code: "test", message: "no product") }
+        #expect(work.expert == 0)
+        // All rows of all experts together are no more than an item's.
+        machine.expertRows = 7
+        #expect(machine.companions(of: work).isEmpty)
+        machine.expertRows = 8
+        let companions = machine.companions(of: work)
+        #expect(companions.map(\.expert) == [1])
+        for work in [work] + companions { _ = machine.expertFinished(work, notFinite: [:]) }
+        guard case .layer = machine.nextItem() else { throw Failure(code: "test", message: "no layer") }
     }
 
     @Test func whatIsNotHeldIsRefused() throws {

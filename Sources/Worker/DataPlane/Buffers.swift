@@ -110,6 +110,37 @@ final class RequestBuffers {
     }
 }
 
+/// Rows for one call of the engine's experts, in memory that is used again. Confined to the data loop.
+struct GatheredRows {
+    private(set) var groups: [ExpertRows] = []
+    private(set) var rows: [UnsafeRawPointer] = []
+    /// Where each row's output goes.
+    private(set) var targets: [UnsafeMutablePointer<Float>] = []
+    private var expert = 0
+    private var first = 0
+
+    mutating func removeAll() {
+        groups.removeAll(keepingCapacity: true)
+        rows.removeAll(keepingCapacity: true)
+        targets.removeAll(keepingCapacity: true)
+    }
+
+    /// The rows up to `end` are this expert's.
+    mutating func begin(expert: Int) {
+        self.expert = expert
+        first = rows.count
+    }
+
+    mutating func add(_ row: UnsafeRawPointer, target: UnsafeMutablePointer<Float>) {
+        rows.append(row)
+        targets.append(target)
+    }
+
+    mutating func end() {
+        groups.append(ExpertRows(expert: expert, rows: first..<rows.count))
+    }
+}
+
 /// Whether rows of float32 hold only numbers.
 enum Finite {
     private static let exponent: UInt32 = 0x7F80_0000
@@ -120,10 +151,19 @@ enum Finite {
         let rowBytes = width * 4
         guard rowBytes > 0 else { return rows }
         for row in 0..<bytes.count / rowBytes {
-            var isFinite = true
-            for offset in stride(from: row * rowBytes, to: (row + 1) * rowBytes, by: 4) {
+            let end = (row + 1) * rowBytes
+            var offset = row * rowBytes
+            var found = SIMDMask<SIMD16<Int32>>(repeating: false)
+            while offset + 64 <= end {
+                let bits = bytes.loadUnaligned(fromByteOffset: offset, as: SIMD16<UInt32>.self)
+                found = found .| ((bits & exponent) .== exponent)
+                offset += 64
+            }
+            var isFinite = !any(found)
+            while offset < end {
                 let bits = bytes.loadUnaligned(fromByteOffset: offset, as: UInt32.self)
                 if bits & exponent == exponent { isFinite = false }
+                offset += 4
             }
             if !isFinite { rows.append(row) }
         }

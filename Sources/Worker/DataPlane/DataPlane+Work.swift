@@ -22,13 +22,15 @@ extension DataPlane {
                 return epoch.machine.stepBroke(work.step, Self.failure(error))
             }
         case .expert(let work):
+            let works = [work] + epoch.machine.companions(of: work)
             do {
-                let notFinite = try expert(work, epoch)
-                epoch.pace.expertTook(nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: work.rowCount)
+                let notFinite = try experts(works, epoch)
+                epoch.pace.expertTook(
+                    nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: works.reduce(0) { $0 + $1.rowCount })
                 epoch.machine.expertRows = epoch.pace.expertRows
-                return epoch.machine.expertFinished(work, notFinite: notFinite)
+                return zip(works, notFinite).flatMap { epoch.machine.expertFinished($0, notFinite: $1) }
             } catch {
-                return epoch.machine.expertBroke(work, Self.failure(error))
+                return works.flatMap { epoch.machine.expertBroke($0, Self.failure(error)) }
             }
         case .output(let work):
             do {
@@ -48,7 +50,7 @@ extension DataPlane {
         }
     }
 
-    private func layer(_ work: LayerWork, _ step: StepBuffers, _ epoch: Epoch) throws -> [RowRoute] {
+    private func layer(_ work: LayerWork, _ step: StepBuffers, _ epoch: Epoch) throws -> RowRoutes {
         let engine = epoch.engine
         let chunk = step.place(ofRow: work.rows.lowerBound).chunk
         if work.layer != engine.shard.layers.lowerBound {
@@ -58,10 +60,10 @@ extension DataPlane {
         }
         try engine.attention(layer: work.layer, batch: chunk.batch, hidden: chunk.hidden)
         let routed = try engine.route(layer: work.layer, hidden: chunk.hidden, into: chunk.routed)
-        return (0..<routed.rows).map { row in
-            let route = routed.route(row)
-            return RowRoute(experts: route.experts, weights: route.weights)
-        }
+        let (experts, weights) = routed.choices
+        var routes = RowRoutes()
+        routes.append(experts: experts, weights: weights)
+        return routes
     }
 
     /// Adds the experts' outputs of the layer that the chunk was routed in.
@@ -79,50 +81,69 @@ extension DataPlane {
         }
     }
 
-    /// One product over the rows of all pieces; the results go into the steps' and requests' places.
+    /// A product for each work over the rows of all its pieces; the results go into the steps' and requests' places.
     ///
-    /// - Returns: outputs of own steps that hold a NaN or an infinity.
-    private func expert(_ work: ExpertWork, _ epoch: Epoch) throws -> [StepKey: [Int]] {
+    /// - Returns: for each work, outputs of own steps that hold a NaN or an infinity.
+    private func experts(_ works: [ExpertWork], _ epoch: Epoch) throws -> [[StepKey: [Int]]] {
         let engine = epoch.engine
         let used = engine.shape.expertsUsed
         let width = engine.shape.hidden
-        var rows: [UnsafeRawPointer] = []
-        var targets: [UnsafeMutablePointer<Float>] = []
-        var owners: [(step: StepKey, output: Int)?] = []
-        for piece in work.pieces {
-            for output in piece.outputs {
+        epoch.gathered.removeAll()
+        for work in works {
+            epoch.gathered.begin(expert: work.expert)
+            for piece in work.pieces {
                 switch piece.source {
                 case .own(let key):
                     guard let step = epoch.steps[key] else { continue }
-                    let place = step.place(ofRow: output / used)
-                    rows.append(place.chunk.routed.encodedRow(place.row))
-                    targets.append(step.outputs[output])
-                    owners.append((key, output))
+                    for output in piece.outputs {
+                        let place = step.place(ofRow: output / used)
+                        epoch.gathered.add(place.chunk.routed.encodedRow(place.row), target: step.outputs[output])
+                    }
                 case .remote(let key):
                     guard let request = epoch.requests[key] else { continue }
-                    rows.append(request.row(ofAssignment: output))
-                    targets.append(request.results[output])
-                    owners.append(nil)
+                    for output in piece.outputs {
+                        epoch.gathered.add(request.row(ofAssignment: output), target: request.results[output])
+                    }
                 }
             }
+            epoch.gathered.end()
         }
-        epoch.products.resize(rows: rows.count)
-        try engine.expert(
-            layer: work.layer, expert: work.expert, rows: rows, format: engine.expertInput[work.layer],
+        guard let layer = works.first?.layer else { return [] }
+        let gathered = epoch.gathered
+        epoch.products.resize(rows: gathered.rows.count)
+        try engine.experts(
+            layer: layer, groups: gathered.groups, rows: gathered.rows, format: engine.expertInput[layer],
             into: epoch.products)
-        var notFinite: [StepKey: [Int]] = [:]
-        for (index, target) in targets.enumerated() {
-            let result = epoch.products.row(index)
+        for (index, target) in gathered.targets.enumerated() {
             target.update(from: epoch.products[index], count: width)
-            // What goes to another home is checked there.
-            if let owner = owners[index], !Finite.rowsThatAreNot(UnsafeRawBufferPointer(result), width: width).isEmpty {
-                notFinite[owner.step, default: []].append(owner.output)
-            }
         }
-        accounting.productComputed(
-            layer: work.layer, expert: work.expert, rows: rows.count, remoteRows: owners.count { $0 == nil },
-            homes: epoch.machine.peers(in: work).count)
-        return notFinite
+        var result: [[StepKey: [Int]]] = []
+        var row = 0
+        for work in works {
+            var notFinite: [StepKey: [Int]] = [:]
+            var remoteRows = 0
+            let first = row
+            for piece in work.pieces {
+                switch piece.source {
+                case .own(let key):
+                    guard epoch.steps[key] != nil else { continue }
+                    for output in piece.outputs {
+                        if !epoch.products.isFinite(row: row) { notFinite[key, default: []].append(output) }
+                        row += 1
+                    }
+                case .remote(let key):
+                    // What goes to another home is checked there.
+                    guard epoch.requests[key] != nil else { continue }
+                    row += piece.outputs.count
+                    remoteRows += piece.outputs.count
+                }
+            }
+            result.append(notFinite)
+            accounting.productComputed(
+                layer: layer, expert: work.expert, rows: row - first, remoteRows: remoteRows,
+                homes: work.pieces.count == 1 ? 1 : epoch.machine.peers(in: work).count)
+        }
+        return result
     }
 
     /// The end of a stage for some rows, and at the end of the lane their logits and what is read from them.

@@ -43,9 +43,12 @@ final class DataPlane {
         /// Results of the expert product at hand, before they go where they belong.
         let products: RowBuffer
         let logits: RowBuffer
+        /// The rows of the expert products at hand.
+        var gathered = GatheredRows()
 
         init(machine: WorkerMachine, engine: Engine) {
             self.machine = machine
+            if engine.hasSmallExperts { self.machine.expertsTogether = engine.shape.experts }
             self.engine = engine
             products = RowBuffer(rows: 0, width: engine.shape.hidden)
             logits = RowBuffer(rows: 0, width: engine.shape.vocabulary)
@@ -79,6 +82,9 @@ final class DataPlane {
     let logger: Logger
     let report: @Sendable (WorkerReport) -> Void
     let turn: LoopTurn
+    /// Looks at the sockets of all connections between two items.
+    private var watch = SocketWatch()
+    private var lull = Lull()
 
     var epoch: Epoch?
     /// The shard in memory; outlives epochs that need the same one.
@@ -105,7 +111,7 @@ final class DataPlane {
         self.logger = logger
         self.turn = turn
         self.report = report
-        turn.onTurn = { [weak self] in self?.runItem() }
+        turn.onTurn = { [weak self] in self?.runItems() }
     }
 
     // MARK: Epochs
@@ -226,6 +232,7 @@ final class DataPlane {
     func accept(_ connection: Connection) -> any ConnectionDelegate {
         guard connection.peer.role == .workerData else {
             accounting.opened(connection, peer: "coordinator")
+            watch.add(connection)
             coordinator?.close(Failure(code: "connection_superseded", message: "a newer connection of the coordinator"))
             coordinator = connection
             gate.drop { $0.source == .coordinator }
@@ -234,6 +241,7 @@ final class DataPlane {
         nextHome += 1
         let home = HomeID(number: nextHome)
         accounting.opened(connection, peer: connection.peer.name)
+        watch.add(connection)
         homes[home] = connection
         epoch?.machine.homeJoined(home, peer: PeerID(connection.peer))
         return InboundDelegate(plane: self, source: .home(home))
@@ -301,6 +309,7 @@ final class DataPlane {
 
     func closed(_ source: Source, _ connection: Connection) {
         accounting.closed(connection)
+        watch.remove(connection)
         switch source {
         case .coordinator:
             guard coordinator === connection else { return }
@@ -351,6 +360,7 @@ final class DataPlane {
             return
         }
         accounting.opened(connection, peer: peer.name)
+        watch.add(connection)
         link.connection = connection
         link.attempts = 0
         link.backOff.reset()
@@ -384,6 +394,7 @@ final class DataPlane {
 
     func linkClosed(_ peer: PeerID, _ reason: Failure?, _ connection: Connection) {
         accounting.closed(connection)
+        watch.remove(connection)
         // Links of an older epoch are closed by this side and mean nothing any more.
         guard let link = links[peer], link.connection === connection, let epoch else { return }
         link.connection = nil
@@ -415,25 +426,44 @@ final class DataPlane {
 
     // MARK: Turns of the loop
 
-    /// What has arrived may have made work.
+    /// What has arrived may have made work: it is done when everything that has arrived is read.
     func scheduleItem() {
         guard !isTurnPending, let epoch, epoch.machine.hasItem else { return }
         isTurnPending = true
-        turn.request()
+        lull.ended()
+        eventLoop.assumeIsolated().execute { [weak self] in self?.runItems() }
     }
 
-    /// One item, then its frames are written, then the loop looks at the sockets again.
-    private func runItem() {
+    /// Items, one after the other, until a socket has something to say, there is no item, or it is time that the loop itself
+    /// looks at its sockets. What an item made is written before the next one begins.
+    private func runItems() {
+        // Until the end: what an item makes possible is done here and needs no turn of its own.
+        isTurnPending = true
+        let turnBegan = NIODeadline.now()
+        while let epoch, let item = epoch.machine.nextItem() {
+            let start = NIODeadline.now()
+            perform(run(item, epoch))
+            flush()
+            let end = NIODeadline.now()
+            accounting.itemFinished(
+                item, nanoseconds: (end - start).nanoseconds, queuedItems: epoch.machine.queuedItems)
+            guard epoch.machine.hasItem else { break }
+            if end - turnBegan > Self.longestTurn || watch.hasNews() {
+                turn.request()
+                return
+            }
+        }
         isTurnPending = false
-        guard let epoch, let item = epoch.machine.nextItem() else { return }
-        let start = NIODeadline.now()
-        perform(run(item, epoch))
+        if epoch != nil { lull.begin(&watch) }
+    }
+
+    /// Handshakes, closing connections and full sockets wait for the loop's own look as long as this.
+    private static let longestTurn = TimeAmount.milliseconds(1)
+
+    private func flush() {
         for link in links.values { link.connection?.flush() }
         for connection in homes.values { connection.flush() }
         coordinator?.flush()
-        accounting.itemFinished(
-            item, nanoseconds: (NIODeadline.now() - start).nanoseconds, queuedItems: epoch.machine.queuedItems)
-        scheduleItem()
     }
 }
 

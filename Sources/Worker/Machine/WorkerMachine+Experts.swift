@@ -24,38 +24,36 @@ extension WorkerMachine {
     // MARK: Home
 
     /// Sends every row of a layer to the hosts of its experts, or into the own queues.
-    mutating func dispatch(_ key: StepKey, routes: [RowRoute]) -> [WorkerAction] {
+    ///
+    /// - Parameter experts: of all rows, `expertsUsed` for each.
+    mutating func dispatch(_ key: StepKey, experts: [Int32]) -> [WorkerAction] {
         guard let step = steps[key] else { return [] }
-        var own: [Int: [Int]] = [:]
-        var remote: [PeerID: [(output: Int, expert: Int)]] = [:]
-        for (row, route) in routes.enumerated() {
-            for (slot, expert) in route.experts.enumerated() {
-                guard let host = view.host(of: expert, reachable: { (links[$0]?.credits ?? 0) > 0 }) else {
-                    return failStep(
-                        key, Failure(code: "expert_unreachable", message: "no holder of expert \(expert) is reached"))
-                }
-                let output = row * bounds.expertsUsed + slot
-                if host == view.own {
-                    own[expert, default: []].append(output)
-                } else {
-                    remote[host, default: []].append((output, expert))
-                }
+        // By expert, so that a host finds the rows of one product, and later their results, side by side.
+        let sorted = SortedOutputs(experts: experts)
+        for (expert, _) in sorted where host(of: expert) == nil {
+            return failStep(
+                key, Failure(code: "expert_unreachable", message: "no holder of expert \(expert) is reached"))
+        }
+        var remote: [PeerID: WaitingRows] = [:]
+        for (expert, outputs) in sorted {
+            guard let host = host(of: expert) else { continue }
+            if host == view.own {
+                enqueue(.own(key), workClass: step.workClass, layer: step.layer, expert: expert, outputs: outputs)
+            } else {
+                remote[host, default: WaitingRows(step: key, layer: step.layer, outputs: [], experts: [])]
+                    .append(outputs, of: expert)
             }
         }
-        for (expert, outputs) in own.sorted(by: { $0.key < $1.key }) {
-            enqueue(.own(key), workClass: step.workClass, layer: step.layer, expert: expert, outputs: outputs)
-        }
         var actions: [WorkerAction] = []
-        for (peer, pairs) in remote.sorted(by: { $0.key < $1.key }) {
-            // By expert, so that a host finds the rows of one product, and later their results, side by side.
-            let sorted = pairs.sorted { ($0.expert, $0.output) < ($1.expert, $1.output) }
-            links[peer]?.waiting[step.workClass, default: []].append(
-                WaitingRows(
-                    step: key, layer: step.layer, outputs: sorted.map(\.output)[...], experts: sorted.map(\.expert)[...]
-                ))
+        for (peer, rows) in remote.sorted(by: { $0.key < $1.key }) {
+            links[peer]?.waiting[step.workClass, default: []].append(rows)
             actions += pump(peer)
         }
         return actions
+    }
+
+    private func host(of expert: Int) -> PeerID? {
+        view.host(of: expert, reachable: { (links[$0]?.credits ?? 0) > 0 })
     }
 
     /// Sends waiting rows as far as the host's credits go: decode first, but prefill after eight decode sends.
@@ -169,11 +167,7 @@ extension WorkerMachine {
         state.inFlight += count
         homes[home] = state
         requests[key] = RequestState(count: count, missing: count)
-        var byExpert: [Int: [Int]] = [:]
-        for (index, assignment) in request.assignments.enumerated() {
-            byExpert[Int(assignment.expert), default: []].append(index)
-        }
-        for (expert, outputs) in byExpert.sorted(by: { $0.key < $1.key }) {
+        for (expert, outputs) in SortedOutputs(experts: request.assignments.map { Int32($0.expert) }) {
             enqueue(
                 .remote(key), workClass: request.isPrefill ? .prefill : .decode, layer: layer, expert: expert,
                 outputs: outputs)
@@ -233,10 +227,10 @@ extension WorkerMachine {
     // MARK: Queues
 
     private mutating func enqueue(
-        _ source: ExpertWork.Piece.Source, workClass: WorkClass, layer: Int, expert: Int, outputs: [Int]
+        _ source: ExpertWork.Piece.Source, workClass: WorkClass, layer: Int, expert: Int, outputs: ArraySlice<Int>
     ) {
         let key = QueueKey(workClass: workClass, layer: layer, expert: expert)
-        let piece = ExpertWork.Piece(source: source, outputs: outputs[...])
+        let piece = ExpertWork.Piece(source: source, outputs: outputs)
         if queues[key] == nil {
             queues[key] = ExpertQueue(pieces: [piece], since: itemsStarted, ticket: ticket())
         } else {
@@ -259,5 +253,38 @@ extension WorkerMachine {
             let pieces = queue.pieces.filter { !isGone($0.source) }
             queues[key] = pieces.isEmpty ? nil : ExpertQueue(pieces: pieces, since: queue.since, ticket: queue.ticket)
         }
+    }
+}
+
+/// Places of a list of experts, by expert: the experts that occur, lowest first, each with its places in order.
+private struct SortedOutputs: Sequence, IteratorProtocol {
+    private let sorted: [Int]
+    /// By expert: where its places end in `sorted`.
+    private let ends: [Int]
+    private var expert = 0
+
+    /// - Parameter experts: none is negative.
+    init(experts: [Int32]) {
+        var counts = [Int](repeating: 0, count: Int(experts.max() ?? -1) + 1)
+        for expert in experts { counts[Int(expert)] += 1 }
+        var begin = 0
+        for expert in counts.indices { (counts[expert], begin) = (begin, begin + counts[expert]) }
+        sorted = [Int](unsafeUninitializedCapacity: experts.count) { sorted, count in
+            for (place, expert) in experts.enumerated() {
+                sorted.initializeElement(at: counts[Int(expert)], to: place)
+                counts[Int(expert)] += 1
+            }
+            count = experts.count
+        }
+        ends = counts
+    }
+
+    mutating func next() -> (expert: Int, outputs: ArraySlice<Int>)? {
+        while expert < ends.count {
+            defer { expert += 1 }
+            let outputs = (expert > 0 ? ends[expert - 1] : 0)..<ends[expert]
+            if !outputs.isEmpty { return (expert, sorted[outputs]) }
+        }
+        return nil
     }
 }

@@ -29,9 +29,9 @@ extension WorkerMachine {
             if best.map({ rank < $0.rank }) ?? true { best = (rank, candidate) }
         }
         for (key, queue) in queues {
-            let isRemote = queue.pieces.contains { if case .remote = $0.source { true } else { false } }
             consider(
-                .queue(key), class: key.workClass, kind: isRemote ? 0 : 2, since: queue.since, ticket: queue.ticket)
+                .queue(key), class: key.workClass, kind: queue.isRemote ? 0 : 2, since: queue.since,
+                ticket: queue.ticket)
         }
         for (key, step) in steps where isComputable(step) {
             consider(.step(key), class: step.workClass, kind: 1, since: step.since, ticket: step.ticket)
@@ -42,6 +42,25 @@ extension WorkerMachine {
         case .queue(let key): return takeRows(key)
         case .step(let key): return takeStep(key)
         }
+    }
+
+    /// More experts of the same layer, class and kind, to be computed with `work`: small experts that do not make an item
+    /// each. All their rows are no more than an item's.
+    package mutating func companions(of work: ExpertWork) -> [ExpertWork] {
+        guard expertsTogether > 1, !queues.isEmpty else { return [] }
+        let isRemote = work.isRemote
+        let others = queues.filter { key, queue in
+            key.layer == work.layer && key.workClass == work.workClass && queue.isRemote == isRemote
+        }.sorted { ($0.value.since, $0.value.ticket) < ($1.value.since, $1.value.ticket) }
+        var room = expertRows - work.rowCount
+        var found: [ExpertWork] = []
+        for (key, queue) in others.prefix(expertsTogether - 1) {
+            let rows = queue.pieces.reduce(0) { $0 + $1.outputs.count }
+            guard rows <= room, case .expert(let other)? = takeRows(key) else { break }
+            room -= rows
+            found.append(other)
+        }
+        return found
     }
 
     /// Whether there is something to compute now.

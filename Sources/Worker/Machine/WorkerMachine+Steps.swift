@@ -73,12 +73,16 @@ extension WorkerMachine {
     }
 
     /// A `LayerWork` has been computed; `routes` are its rows'.
-    package mutating func layerFinished(_ work: LayerWork, routes: [RowRoute]) -> [WorkerAction] {
+    package mutating func layerFinished(_ work: LayerWork, routes: RowRoutes) -> [WorkerAction] {
         guard var step = steps[work.step], step.layer == work.layer,
             step.phase == .layer(nextRow: work.rows.lowerBound)
         else { return [] }
-        if work.rows.lowerBound == 0 { step.routes.removeAll(keepingCapacity: true) }
-        step.routes += routes
+        if work.rows == 0..<step.rowCount {
+            step.routes = routes
+        } else {
+            if work.rows.lowerBound == 0 { step.routes.removeAll() }
+            step.routes.append(experts: routes.experts, weights: routes.weights)
+        }
         guard work.rows.upperBound == step.rowCount else {
             step.phase = .layer(nextRow: work.rows.upperBound)
             step.since = itemsStarted
@@ -87,11 +91,11 @@ extension WorkerMachine {
             return []
         }
         step.phase = .experts(missing: step.rowCount * bounds.expertsUsed)
-        step.noteScoreRoutes()
-        let rows = step.routes
-        step.routes = []
+        step.noteScoreRoutes(expertsUsed: bounds.expertsUsed)
+        let experts = step.routes.experts
+        step.routes = RowRoutes()
         steps[work.step] = step
-        return dispatch(work.step, routes: rows)
+        return dispatch(work.step, experts: experts)
     }
 
     /// The step could not be computed; its rows have to be computed anew.
@@ -238,15 +242,18 @@ extension WorkerMachine.StepState {
     }
 
     /// Appends the routes of the last row of each sequence that wants them.
-    fileprivate mutating func noteScoreRoutes() {
+    fileprivate mutating func noteScoreRoutes(expertsUsed: Int) {
         var end = 0
         for entry in entries {
             end += entry.count
             let rows = message.rows[entry.index]
-            guard rows.hasScore, rows.score.last, entry.count > 0, end <= routes.count else { continue }
+            let last = (end - 1) * expertsUsed..<end * expertsUsed
+            guard rows.hasScore, rows.score.last, entry.count > 0, last.upperBound <= routes.experts.count else {
+                continue
+            }
             var route = ProtoRoute()
-            route.experts = routes[end - 1].experts.map { UInt32(truncatingIfNeeded: $0) }
-            route.weights = routes[end - 1].weights
+            route.experts = routes.experts[last].map { UInt32(truncatingIfNeeded: $0) }
+            route.weights = Array(routes.weights[last])
             if let index = message.scoreRoutes.firstIndex(where: { $0.sequence == entry.sequence }) {
                 message.scoreRoutes[index].routes.append(route)
             } else {

@@ -35,14 +35,22 @@ package struct RequestKey: Hashable, Sendable {
     }
 }
 
-/// A row of a step with the experts that the router chose for it, best first.
-package struct RowRoute: Equatable, Sendable {
-    package let experts: [Int]
-    package let weights: [Float]
+/// The experts that the router chose for some rows, as many for each, best first.
+package struct RowRoutes: Equatable, Sendable {
+    /// Row r's c-th expert stands at `r * expertsUsed + c`, and so does its weight.
+    package private(set) var experts: [Int32] = []
+    package private(set) var weights: [Float] = []
 
-    package init(experts: [Int], weights: [Float]) {
-        self.experts = experts
-        self.weights = weights
+    package init() {}
+
+    package mutating func append(experts: some Sequence<Int32>, weights: some Sequence<Float>) {
+        self.experts.append(contentsOf: experts)
+        self.weights.append(contentsOf: weights)
+    }
+
+    mutating func removeAll() {
+        experts.removeAll(keepingCapacity: true)
+        weights.removeAll(keepingCapacity: true)
     }
 }
 
@@ -72,6 +80,8 @@ package struct ExpertWork: Equatable {
 
         package let source: Source
         package var outputs: ArraySlice<Int>
+
+        var isRemote: Bool { if case .remote = source { true } else { false } }
     }
 
     package let layer: Int
@@ -79,6 +89,8 @@ package struct ExpertWork: Equatable {
     package let workClass: WorkClass
     package let pieces: [Piece]
 
+    /// Whether a peer waits for some of the rows.
+    var isRemote: Bool { pieces.contains { $0.isRemote } }
     package var rowCount: Int { pieces.reduce(0) { $0 + $1.outputs.count } }
 }
 
@@ -157,6 +169,8 @@ package struct WorkerMachine {
     /// Most rows in an item, from measured cost, so that an item lasts about 5 ms. `layerRows` holds for new steps.
     package var layerRows = 32
     package var expertRows = 64
+    /// Experts of a layer that are computed in one go: several where each is small.
+    package var expertsTogether = 1
 
     var lanes: [Int: LaneState] = [:]
     var steps: [StepKey: StepState] = [:]
@@ -206,7 +220,7 @@ package struct WorkerMachine {
         let elders: [StepKey]
         var layer: Int
         var phase: Phase
-        var routes: [RowRoute] = []
+        var routes = RowRoutes()
         /// When the item that is next became possible.
         var since: UInt64
         var ticket: UInt64
@@ -227,6 +241,11 @@ package struct WorkerMachine {
         let layer: Int
         var outputs: ArraySlice<Int>
         var experts: ArraySlice<Int>
+
+        mutating func append(_ outputs: ArraySlice<Int>, of expert: Int) {
+            self.outputs += outputs
+            experts += repeatElement(expert, count: outputs.count)
+        }
     }
 
     struct Outstanding {
@@ -256,6 +275,8 @@ package struct WorkerMachine {
         var pieces: [ExpertWork.Piece]
         var since: UInt64
         var ticket: UInt64
+
+        var isRemote: Bool { pieces.contains { $0.isRemote } }
     }
 
     // MARK: What tests and heartbeats read

@@ -4,6 +4,7 @@ import NIOCore
 import NIOPosix
 import Transport
 import Wire
+import Worker
 
 /// What it costs to send rows to another process and to get rows back: raw blocking sockets, which nothing beats, and the
 /// frames that workers exchange, both over loopback with as many bytes.
@@ -202,7 +203,7 @@ private enum FrameEcho {
         let listener = try await Listener.bind(
             host: "127.0.0.1", port: 0, acceptLoop: far, childLoop: far, identity: identity("far"),
             roles: [.workerData], logger: Logger(label: "tramontane.bench") { _ in SwiftLogNoOpLogHandler() },
-            accept: { _ throws(Failure) in Far() })
+            accept: { connection throws(Failure) in Far(connection: connection) })
         let done = near.makePromise(of: [Double].self)
         let connection = try await Connector.connect(
             host: "127.0.0.1", port: listener.port, on: near, identity: identity("near"),
@@ -218,8 +219,27 @@ private enum FrameEcho {
         return try result.get()
     }
 
+    /// Waits as a worker's data plane does.
+    private class End {
+        private var watch = SocketWatch()
+        private var lull = Lull()
+
+        func watch(_ connection: Connection) { watch.add(connection) }
+
+        func readComplete(on connection: Connection) {
+            lull.ended()
+            connection.flush()
+            connection.eventLoop.assumeIsolated().execute { self.lull.begin(&self.watch) }
+        }
+    }
+
     /// Answers every request with as many bytes.
-    private final class Far: ConnectionDelegate {
+    private final class Far: End, ConnectionDelegate {
+        init(connection: Connection) {
+            super.init()
+            watch(connection)
+        }
+
         func received(_ frame: Frame, on connection: Connection) {
             connection.send(Frame(.expertResults, correlation: frame.correlation, payload: frame.payload))
         }
@@ -228,7 +248,7 @@ private enum FrameEcho {
     }
 
     /// Sends a request as soon as the last one's answer is there.
-    private final class Near: ConnectionDelegate {
+    private final class Near: End, ConnectionDelegate {
         private let payload: ByteBuffer
         private let rounds: Int
         private let done: EventLoopPromise<[Double]>
@@ -239,6 +259,8 @@ private enum FrameEcho {
             payload = ByteBuffer(repeating: 1, count: bytes)
             self.rounds = rounds
             self.done = done
+            super.init()
+            watch(connection)
             send(on: connection)
         }
 

@@ -11,7 +11,7 @@ let swiftSettings: [SwiftSetting] = [
 
 let coreMetrics: Target.Dependency = .product(name: "CoreMetrics", package: "swift-metrics")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
-let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
+let heap: Target.Dependency = .product(name: "HeapModule", package: "swift-collections")
 let serviceLifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
@@ -68,12 +68,12 @@ let package = Package(
         target("Engine", ["CKernels", "CNUMA", "COpenBLAS", "ModelStore", logging]),
         target("Placement", ["Wire", "ModelStore"]),
         target("Transport", ["Wire", nioCore, nioPosix, logging]),
-        target("Worker", ["Engine", "Transport", "Prometheus", coreMetrics, logging, serviceLifecycle, deque]),
+        target("Worker", ["Engine", "Transport", "Prometheus", coreMetrics, logging, serviceLifecycle]),
         target(
             "Coordinator",
             [
                 "Placement", "Transport", "Tokenizer", "Prometheus", coreMetrics, crypto, logging, serviceLifecycle,
-                deque,
+                heap,
             ]),
         target(
             "Gateway",

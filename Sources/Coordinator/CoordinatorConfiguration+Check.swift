@@ -12,10 +12,10 @@ extension CoordinatorConfiguration {
         try check("pages", pagesPerWorker, 1...(1 << 24))
         // The rows of a step go from stage to stage in one frame; workers take 8,192 at most.
         let rows = (Frame.maximumPayloadBytes - (4 << 20)) / max(1, shape.hidden * MemoryLayout<Float>.size)
-        try check("sequences per lane", maximumSequencesPerLane, 1...max(1, min(4096, rows - 1)))
-        try check("prefill chunk", prefillChunkRows, 1...max(1, min(8192, rows) - maximumSequencesPerLane))
-        try check("sequences per wave", sequencesPerWave, 1...4096)
+        try check("sequences per lane", maximumSequencesPerLane, 1...4096)
+        try check("step tokens", stepTokens, 2...max(2, min(8192, rows)))
         try check("queue limit", queueLimit, 1...1_000_000)
+        try check("queue tokens", queueTokenLimit, 1...(1 << 40))
         try check("queue timeout", queueTimeoutMilliseconds, 1...Int(Int32.max))
         try check("reader token limit", readerTokenLimit, 1...1_000_000)
         try check("streams per connection", streamsPerConnection, 1...65_536)

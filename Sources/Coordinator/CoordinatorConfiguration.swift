@@ -29,15 +29,14 @@ package struct CoordinatorConfiguration: Sendable {
     /// KV pages (32 tokens) of each worker, shared by the lanes that go through it.
     package var pagesPerWorker = defaultPagesPerWorker
     package static let defaultPagesPerWorker = 1024
-    /// Most prompt rows in one step. Decode rows come on top.
-    package var prefillChunkRows = 128
+    /// Most rows in one step: decode rows come first, rows of prompts fill the rest.
+    package var stepTokens = 256
     /// Most sequences that run in a lane at once; more wait.
     package var maximumSequencesPerLane = 64
-    /// A lane opens another wave for each so many of its sequences: below that, the experts' weights that a second step
-    /// reads once more cost more than the idle stage.
-    package var sequencesPerWave = 4
     /// Most requests that wait for a lane. One more is refused with `queue_full`.
     package var queueLimit = 256
+    /// Most tokens in the prompts of requests that wait.
+    package var queueTokenLimit = 1 << 20
     /// Longest time a request waits for a lane before it fails with `queue_timeout`.
     package var queueTimeoutMilliseconds = 120_000
     /// Tokens a reader may be behind before it is cut off. Bounds what waits for it.

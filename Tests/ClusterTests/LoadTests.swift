@@ -45,7 +45,7 @@ extension ClusterTests {
             let json = try JSONValue(
                 parsing: try await Program.run([
                     "bench", "coordinator", "--model", model, "--streams", "6", "--tokens", "40", "--sleep-ms", "0",
-                    "--workers", "\(workers)", "--stages", "\(stages)", "--json", "--", "--prefill-chunk", "7",
+                    "--workers", "\(workers)", "--stages", "\(stages)", "--json", "--", "--step-tokens", "7",
                 ]))
             #expect(json["completed"]?.integer == 6)
             #expect(json["wrong_bytes"]?.integer == 0)

@@ -38,7 +38,7 @@ extension ClusterTests {
 
         /// One for each layout.
         static let options = [
-            ["--prefill-chunk", "7", "--threads", "2"], ["--prefill-chunk", "1"], ["--prefill-chunk", "32"],
+            ["--step-tokens", "7", "--threads", "2"], ["--step-tokens", "2"], ["--step-tokens", "32"],
         ]
 
         @Test(arguments: zip(layouts, options))

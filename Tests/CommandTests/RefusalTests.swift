@@ -25,7 +25,7 @@ struct RefusalTests {
         (["up", "--model", "m", "--workers", "2", "--stages"], "-1 is not a whole number from 1 to 4096"),
         (["up", "--model", "m", "--workers", "2", "--pages"], "-1 is not a whole number from 1 to 16777216"),
         (["up", "--model", "m", "--workers", "2", "--context-length"], "-1 is not a whole number"),
-        (["up", "--model", "m", "--workers", "2", "--prefill-chunk"], "-1 is not a whole number from 1 to 8192"),
+        (["up", "--model", "m", "--workers", "2", "--step-tokens"], "-1 is not a whole number from 2 to 8192"),
         (["up", "--model", "m", "--workers", "2", "--queue-limit"], "-1 is not a whole number from 1 to 1048576"),
         (["up", "--model", "m", "--workers", "2", "--threads"], "-1 is not a whole number from 1 to 4096"),
         (["up", "--model", "m", "--workers", "2", "--memory"], "-1 is not a size, such as 8GiB"),

@@ -16,9 +16,7 @@ import Wire
     @Test func theTimesOfARequest() {
         let metrics = CoordinatorMetrics()
         var times = RequestTimes(arrived: Self.moment(1000))
-        metrics.started(&times, at: Self.moment(1250))
-        // Replayed after it had to give its pages back.
-        metrics.started(&times, at: Self.moment(1300))
+        metrics.started(&times, waited: .milliseconds(250))
         for time in [1500, 1625, 2000] { metrics.token(&times, promptTokens: 7, at: Self.moment(Int64(time))) }
         metrics.finished(.length, Usage(promptTokens: 7, completionTokens: 3), times)
         let found = scrape(metrics)

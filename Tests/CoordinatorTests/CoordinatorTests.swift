@@ -208,7 +208,7 @@ import Wire
     }
 
     @Test func scoreIsAssembledFromChunks() async throws {
-        try await withFakeCluster(change: { $0.prefillChunkRows = 3 }) { coordinator, _, _ in
+        try await withFakeCluster(change: { $0.stepTokens = 3 }) { coordinator, _, _ in
             let ids: [Int32] = [1, 10, 20, 30, 40, 50, 60]
             let response = try await coordinator.score(ScoringRequest(input: .tokens(ids), top: 2))
             #expect(response.ids == ids)

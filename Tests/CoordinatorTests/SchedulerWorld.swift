@@ -26,6 +26,8 @@ struct SchedulerWorld {
         /// What lies in a page, by place.
         var pages: [UInt32: [Int32?]] = [:]
         var queue: [ProtoStep] = []
+        /// The tables when all that was sent has come.
+        var planned: [UInt64: [UInt32]] = [:]
     }
 
     static let vocabulary = 997
@@ -41,21 +43,27 @@ struct SchedulerWorld {
     let stages: Int
     let laneCount: Int
     let pagesPerLane: Int
+    let hasCost: Bool
+    /// Prompts begin alike, so that pages are shared.
+    var stems: [[Int32]] = []
     var problems: [String] = []
 
     init(seed: UInt64) {
         self.seed = seed
         random = SeededGenerator(seed: seed)
         var limits = Scheduler.Limits()
-        limits.prefillChunkRows = .random(in: 1...40, using: &random)
+        limits.stepTokens = .random(in: 2...80, using: &random)
         limits.maximumSequencesPerLane = .random(in: 1...8, using: &random)
-        limits.sequencesPerWave = .random(in: 1...4, using: &random)
         limits.queueLimit = .random(in: 1...20, using: &random)
+        limits.queueTokenLimit = .random(in: 50...2000, using: &random)
         limits.queueTimeoutMilliseconds = 1_000_000
+        limits.tenantWeights = ["b": 2, "c": 0.5]
         scheduler = Scheduler(limits: limits)
         stages = .random(in: 1...3, using: &random)
         laneCount = .random(in: 1...3, using: &random)
         pagesPerLane = .random(in: 2...10, using: &random)
+        hasCost = .random(using: &random)
+        for _ in 0..<3 { stems.append((0..<150).map { _ in .random(in: 0..<Int32(Self.vocabulary), using: &random) }) }
         open()
     }
 
@@ -78,12 +86,14 @@ struct SchedulerWorld {
             Scheduler.LaneSpecification(
                 homes: (0..<stages).map { "w\(lane)-\($0)" }, pages: 100..<100 + UInt32(pagesPerLane))
         }
-        scheduler.open(epoch: epoch, lanes: lanes)
+        let cost = StepCost(dense: 1, experts: 20, rowExperts: 0.25, tokenKeys: 0.01, hosts: 2)
+        scheduler.open(epoch: epoch, lanes: lanes, cost: hasCost ? cost : nil)
         homes = lanes.map { _ in Homes() }
     }
 
     mutating func act() {
-        now += 1
+        now += 1_000
+        take(scheduler.expire(now: now))
         switch Int.random(in: 0..<100, using: &random) {
         case ..<25: submit()
         case ..<32: cancel()
@@ -102,21 +112,30 @@ struct SchedulerWorld {
 
     mutating func submit() {
         let capacity = pagesPerLane * Scheduler.pageTokens
-        let length = Int.random(in: 1...min(100, capacity - 1), using: &random)
+        let length = Int.random(in: 1...min(140, capacity - 1), using: &random)
+        let common = Int.random(in: 0...length, using: &random)
+        let stem = stems.randomElement(using: &random) ?? []
         let request = Request(
-            prompt: (0..<length).map { _ in .random(in: 0..<Int32(Self.vocabulary), using: &random) },
+            prompt: stem.prefix(common)
+                + (common..<length).map { _ in .random(in: 0..<Int32(Self.vocabulary), using: &random) },
             wanted: .random(in: 1...min(60, capacity - length), using: &random),
             isScore: Int.random(in: 0..<5, using: &random) == 0)
         nextID += 1
         let waiting = scheduler.waitingCount
         do {
-            try scheduler.admit(
-                Scheduler.Work(
-                    id: nextID, prompt: request.prompt, sampling: ProtoSamplingParameters(),
-                    scoreTop: request.isScore ? 0 : nil), now: now)
+            var work = Scheduler.Work(
+                id: nextID, prompt: request.prompt, sampling: ProtoSamplingParameters(),
+                scoreTop: request.isScore ? 0 : nil)
+            work.tenant = ["", "a", "b", "c"].randomElement(using: &random) ?? ""
+            work.priority = .random(in: -1...1, using: &random)
+            if Int.random(in: 0..<20, using: &random) == 0 {
+                work.deadline = now + .random(in: 0...40_000, using: &random)
+            }
+            try scheduler.admit(work, now: now)
             requests[nextID] = request
         } catch {
-            expect(error.code == "queue_full" && waiting >= scheduler.limits.queueLimit, "refused with \(error)")
+            expect(error.code == "queue_full" && waiting > 0, "refused with \(error)")
+            expect(error.retryAfterSeconds ?? 0 > 0, "refused without a time")
         }
     }
 
@@ -142,7 +161,7 @@ struct SchedulerWorld {
     mutating func take(_ outputs: [Scheduler.Output]) {
         for output in outputs {
             switch output {
-            case .failed(let id, _, _): end(id)
+            case .failed(let id, _): end(id)
             case .token(let id, let token):
                 guard var request = requests[id] else { continue }
                 expect(request.terminals == 0, "token after the end of \(id)")
@@ -182,23 +201,35 @@ struct SchedulerWorld {
 
     mutating func check(_ step: ProtoStep, lane: Int) {
         expect(!step.rows.isEmpty, "a step without rows")
-        var prefillRows = 0
+        if step.wholeTables { homes[lane].planned = [:] }
+        for id in step.released { homes[lane].planned[id] = nil }
         for rows in step.rows {
-            let others = homes[lane].queue.filter { $0.rows.contains { $0.sequence == rows.sequence } }
-            expect(others.isEmpty, "sequence \(rows.sequence) is in two steps")
+            homes[lane].planned[rows.sequence, default: []] += rows.pages
+            let flying = homes[lane].queue.flatMap { $0.rows.filter { $0.sequence == rows.sequence } }
             guard let request = requests[rows.sequence] else { continue }
             expect(request.terminals == 0, "rows of \(rows.sequence), which has ended")
             let tokens = request.prompt + request.output
-            let end = Int(rows.position) + rows.tokens.count
+            let start = Int(rows.position)
+            let end = start + rows.tokens.count
             expect(end <= tokens.count, "rows of \(rows.sequence) past its end")
-            if end <= tokens.count { expect(rows.tokens == Array(tokens[Int(rows.position)..<end]), "wrong input") }
+            guard end <= tokens.count else { continue }
+            expect(rows.tokens == Array(tokens[start..<end]), "wrong input")
             expect(rows.sample == (!request.isScore && end == tokens.count), "sample of \(rows.sequence)")
-            if rows.tokens.count > 1 || rows.position == 0 {
-                prefillRows += rows.tokens.count
+            expect(flying.allSatisfy { !$0.sample && !$0.hasScore }, "rows after those that are not known yet")
+            if rows.tokens.count > 1 || start == 0 {
                 expect(step.class == .prefill, "prefill rows in a decode step")
             }
+            // Whatever the rows attend to has come back, or is on its way before them.
+            let table = homes[lane].planned[rows.sequence] ?? []
+            let under = flying.flatMap { Array(Int($0.position)..<Int($0.position) + $0.tokens.count) }
+            for position in Set(0..<start).subtracting(under) where position / 32 < table.count {
+                expect(
+                    homes[lane].pages[table[position / 32]]?[position % 32] == tokens[position],
+                    "\(rows.sequence) attends to position \(position), which nobody has computed")
+            }
         }
-        expect(prefillRows <= scheduler.limits.prefillChunkRows, "\(prefillRows) prefill rows")
+        let count = step.rows.reduce(0) { $0 + $1.tokens.count }
+        expect(count <= scheduler.limits.stepTokens, "\(count) rows")
     }
 
     /// A lane's oldest step comes back.
@@ -241,6 +272,9 @@ struct SchedulerWorld {
         }
         for (offset, token) in rows.tokens.enumerated() {
             let position = Int(rows.position) + offset
+            let held = homes[lane].pages[table[position / 32]]?[position % 32]
+            let sharers = homes[lane].tables.filter { $0.key != id && $0.value.contains(table[position / 32]) }
+            expect(sharers.isEmpty || held == nil || held == token, "\(id) writes into a page of \(sharers.keys)")
             homes[lane].pages[table[position / 32], default: Array(repeating: nil, count: 32)][position % 32] = token
         }
         var known: [Int32] = []
@@ -279,10 +313,10 @@ struct SchedulerWorld {
             expect(request.terminals == 1, "request \(id) has \(request.terminals) ends")
         }
         let waiting = scheduler.waitingCount
-        expect(waiting == 0, "\(waiting) wait")
+        expect(waiting == 0 && scheduler.waitingTokens == 0, "\(waiting) wait")
         for lane in scheduler.lanes where lane.isOpen {
-            expect(lane.running.isEmpty, "lane \(lane.index) runs \(lane.running)")
-            expect(lane.pagesUsed == 0, "lane \(lane.index) lost \(lane.pagesUsed) pages")
+            expect(lane.runningCount == 0, "lane \(lane.index) runs \(lane.runningCount)")
+            expect(lane.pool.usedCount == 0, "lane \(lane.index) lost \(lane.pool.usedCount) pages")
         }
     }
 }

@@ -22,7 +22,7 @@ import Wire
             results += world.results
             mergedHomes = max(mergedHomes, world.mergedHomes)
         }
-        #expect(results > 50)
+        #expect(results > 30)
         #expect(mergedHomes >= 2)
     }
 

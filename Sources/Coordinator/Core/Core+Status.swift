@@ -37,7 +37,7 @@ extension Core {
             $0.pagesTotal = member.pages
             $0.pagesUsed = UInt32(
                 clamping: scheduler.lanes.filter { $0.isOpen && $0.homes.contains(name) }
-                    .reduce(0) { $0 + $1.pagesUsed })
+                    .reduce(0) { $0 + $1.pool.usedCount })
             $0.accounting = member.accounting
             $0.metricsAddress = member.registration.metricsAddress
             guard let topology = membership.placed?.topology, let (stage, index) = topology.locate(name) else { return }
@@ -53,9 +53,9 @@ extension Core {
         .with {
             $0.index = UInt32(clamping: lane.index)
             $0.workers = lane.homes
-            $0.sequences = UInt32(clamping: lane.running.count)
-            $0.pagesTotal = UInt32(clamping: lane.pageCount)
-            $0.pagesUsed = lane.isOpen ? UInt32(clamping: lane.pagesUsed) : 0
+            $0.sequences = UInt32(clamping: lane.runningCount)
+            $0.pagesTotal = UInt32(clamping: lane.pool.count)
+            $0.pagesUsed = lane.isOpen ? UInt32(clamping: lane.pool.usedCount) : 0
             $0.steps = lane.stepsSent
             $0.state = lane.isOpen ? "open" : "closed"
         }

@@ -46,6 +46,8 @@ final class Core {
     var counts = Counts()
     var workers: [UInt64: WorkerSession] = [:]
     var clients: [ObjectIdentifier: ClientSession] = [:]
+    /// Those that the metrics count already.
+    var reportedPreemptions: UInt64 = 0
     private var lastSession: UInt64 = 0
     private var isPumpScheduled = false
     private var ticks: RepeatedTask?
@@ -75,10 +77,11 @@ final class Core {
         manifestDigest = configuration.manifest.digest
 
         var limits = Scheduler.Limits()
-        limits.prefillChunkRows = configuration.prefillChunkRows
+        limits.stepTokens = configuration.stepTokens
         limits.maximumSequencesPerLane = configuration.maximumSequencesPerLane
-        limits.sequencesPerWave = configuration.sequencesPerWave
         limits.queueLimit = configuration.queueLimit
+        limits.queueTokenLimit = configuration.queueTokenLimit
+        limits.tenantWeights = configuration.tenantWeights
         limits.queueTimeoutMilliseconds = UInt64(configuration.queueTimeoutMilliseconds)
         scheduler = Scheduler(limits: limits)
 
@@ -97,6 +100,8 @@ final class Core {
 
     /// Milliseconds of a clock that only goes forward.
     var now: UInt64 { loop.now.uptimeNanoseconds / 1_000_000 }
+    /// The same in microseconds: the scheduler's time.
+    var microseconds: UInt64 { loop.now.uptimeNanoseconds / 1_000 }
 
     func start() {
         let core = NIOLoopBound(self, eventLoop: loop)
@@ -131,9 +136,9 @@ final class Core {
         }
         lastTick = now
         perform(membership.tick(now: now))
-        handle(scheduler.expire(now: now))
+        handle(scheduler.expire(now: microseconds))
         let timeout = UInt64(configuration.stepTimeoutMilliseconds)
-        let stuck = now > timeout ? scheduler.lanes(waitingSince: now - timeout) : []
+        let stuck = now > timeout ? scheduler.lanes(waitingSince: (now - timeout) * 1_000) : []
         if !stuck.isEmpty {
             for lane in stuck {
                 logger.error("a step did not come back", metadata: ["lane": "\(lane)"])
@@ -176,8 +181,11 @@ final class Core {
         guard !isStopped else { throw .shuttingDown }
         // While everybody loads anew after a loss, requests wait with those that are replayed.
         guard scheduler.hasOpenLane || (membership.isLoading && membership.epoch > 1) else { throw .notReady }
-        try scheduler.admit(
-            Scheduler.Work(id: id, prompt: prompt, sampling: sampling, scoreTop: scoreTop), now: now)
+        var work = Scheduler.Work(id: id, prompt: prompt, sampling: sampling, scoreTop: scoreTop)
+        work.tenant = request.terms.tenant
+        work.priority = request.terms.priority
+        work.deadline = request.terms.deadline.map { $0 * 1_000 }
+        try scheduler.admit(work, now: microseconds)
         requests[id] = request
         if case .generation = request.machine {
             request.sink.accepted(
@@ -220,14 +228,7 @@ final class Core {
             switch output {
             case .token(let id, let token): take(token, for: id, at: moment)
             case .scored(let id, let rows): take(rows, for: id)
-            case .failed(let id, let code, let message):
-                let kind: RequestError.Kind
-                switch code {
-                case RequestError.queueTimeout.code: kind = .unavailable
-                case RequestError.deadlineExceeded.code: kind = .late
-                default: kind = .failed
-                }
-                fail(id, RequestError(kind, code: code, message: message))
+            case .failed(let id, let error): fail(id, error)
             }
         }
     }
@@ -241,6 +242,11 @@ final class Core {
         requests[id] = nil
         let output = machine.append(token)
         var times = request.times
+        if times.firstToken == nil, let start = scheduler.start(of: id) {
+            metrics.started(&times, waited: .microseconds(Int64(clamping: start.waitedMicroseconds)))
+            metrics.prefix(queriedTokens: machine.promptTokens, hitTokens: start.cachedTokens)
+            machine.cachedTokens = start.cachedTokens
+        }
         metrics.token(&times, promptTokens: machine.promptTokens, at: moment)
         guard request.sink.delta(text: output.text, tokens: [token]) else {
             requests[id] = Request(
@@ -293,8 +299,8 @@ final class Core {
     private func pump() {
         isPumpScheduled = false
         guard !isStopped else { return }
-        for planned in scheduler.plan(now: now) {
-            measure(planned.step)
+        for planned in scheduler.plan(now: microseconds) {
+            metrics.stepPlanned(decodeRows: planned.decodeRows, prefillRows: planned.prefillRows)
             let frame = Frame(.step, planned.step, correlation: planned.step.stepID, epoch: planned.epoch)
             // A home without a connection is lost in this very moment, and its lane will be closed.
             worker(named: planned.home)?.data?.send(frame)
@@ -325,7 +331,8 @@ final class Core {
                 let pages = LanePages.divide(pages: configuration.pagesPerWorker, among: placed.lanes)
                 scheduler.open(
                     epoch: placed.epoch,
-                    lanes: zip(placed.lanes, pages).map { Scheduler.LaneSpecification(homes: $0, pages: $1) })
+                    lanes: zip(placed.lanes, pages).map { Scheduler.LaneSpecification(homes: $0, pages: $1) },
+                    cost: StepCost(manifest: configuration.manifest, topology: placed.topology))
             case .closed(let lanes, let failure):
                 for lane in lanes {
                     handle(scheduler.close(lane: lane, code: failure.code, message: failure.message))
@@ -337,7 +344,7 @@ final class Core {
         readyChanged(scheduler.hasOpenLane && !isStopped)
         if !scheduler.hasOpenLane, !membership.isLoading {
             handle(
-                scheduler.failWaiting(code: "worker_lost", message: "no lane is left: a worker of each was lost"))
+                scheduler.failWaiting(.workerLost("no lane is left: a worker of each was lost")))
         }
         schedulePump()
     }

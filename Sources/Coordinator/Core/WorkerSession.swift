@@ -152,6 +152,9 @@ final class WorkerSession: ConnectionDelegate {
         case .stepResult:
             let result = try frame.message(ProtoStepResult.self)
             try checkHome(of: result.lane, epoch: frame.epoch) { $0.last == control.peer.name }
+            if let sent = core.scheduler.sent(result, epoch: frame.epoch) {
+                core.metrics.stepFinished(after: .microseconds(Int64(clamping: core.microseconds - sent)))
+            }
             core.handle(
                 core.scheduler.receive(
                     result, epoch: frame.epoch, vocabulary: core.configuration.manifest.shape.vocabulary))

@@ -95,10 +95,10 @@ package final class CoordinatorMetrics: Sendable {
             "tramontane_time_per_output_token_seconds", "From one token of a request to its next.",
             buckets: Buckets.perToken)
         queueTime = registry.timer(
-            "tramontane_request_queue_time_seconds", "From a request's arrival to the step with its first rows.",
+            "tramontane_request_queue_time_seconds", "From a request's admission to its place in a lane.",
             buckets: Buckets.request)
         prefillTime = registry.timer(
-            "tramontane_request_prefill_time_seconds", "From the step with a request's first rows to its first token.",
+            "tramontane_request_prefill_time_seconds", "From a request's place in a lane to its first token.",
             buckets: Buckets.request)
         decodeTime = registry.timer(
             "tramontane_request_decode_time_seconds", "From a finished request's first token to its last.",
@@ -135,11 +135,10 @@ package final class CoordinatorMetrics: Sendable {
 
     // MARK: Requests
 
-    /// The request's first rows go into a step. After a replay nothing is measured again.
-    package func started(_ times: inout RequestTimes, at now: NIODeadline) {
-        guard times.started == nil else { return }
-        times.started = now
-        queueTime.recordNanoseconds((now - times.arrived).nanoseconds)
+    /// The request got a lane.
+    package func started(_ times: inout RequestTimes, waited: TimeAmount) {
+        times.started = times.arrived + waited
+        queueTime.recordNanoseconds(waited.nanoseconds)
     }
 
     /// A token of the answer came.

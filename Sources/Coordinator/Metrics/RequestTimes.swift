@@ -4,7 +4,7 @@ package import NIOCore
 package struct RequestTimes: Sendable {
     /// It was read.
     package let arrived: NIODeadline
-    /// Its first rows went into a step.
+    /// It got a lane.
     package internal(set) var started: NIODeadline?
     package internal(set) var firstToken: NIODeadline?
     package internal(set) var lastToken: NIODeadline?

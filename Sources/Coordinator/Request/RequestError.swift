@@ -75,9 +75,14 @@ extension RequestError {
         RequestError(.unauthorized, code: "invalid_api_key", message: message)
     }
 
-    static func queueFull(limit: Int, retryAfterSeconds: Int? = nil) -> RequestError {
+    static func queueFull(limit: Int) -> RequestError {
+        RequestError(.overloaded, code: "queue_full", message: "\(limit) requests are waiting, which is the limit")
+    }
+
+    static func queueFull(requests: Int, tokens: Int, retryAfterSeconds: Int) -> RequestError {
         RequestError(
-            .overloaded, code: "queue_full", message: "\(limit) requests are waiting, which is the limit",
+            .overloaded, code: "queue_full",
+            message: "\(requests) requests of \(tokens) tokens are waiting, which leaves no room for another",
             retryAfterSeconds: retryAfterSeconds)
     }
 
@@ -90,10 +95,10 @@ extension RequestError {
         .unavailable, code: "not_ready", message: "no lane is open: not all parts of the model are on a ready worker")
     static let shuttingDown = RequestError(
         .unavailable, code: "shutting_down", message: "the coordinator is shutting down")
-    static let queueTimeout = RequestError(
+    package static let queueTimeout = RequestError(
         .unavailable, code: "queue_timeout", message: "the request waited too long for a lane")
-    static let deadlineExceeded = RequestError(
-        .late, code: "deadline_exceeded", message: "the request's deadline has passed")
+    package static let deadlineExceeded = RequestError(
+        .late, code: "deadline_exceeded", message: "the answer was not complete at the request's deadline")
 
     static func workerLost(_ message: String) -> RequestError {
         RequestError(.failed, code: "worker_lost", message: message)

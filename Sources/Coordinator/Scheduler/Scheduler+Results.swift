@@ -1,48 +1,50 @@
 package import Wire
 
 extension Scheduler {
+    /// When a step was sent; nil where it is not under way.
+    package func sent(_ result: ProtoStepResult, epoch: UInt64) -> UInt64? {
+        guard epoch == self.epoch, let index = Int(exactly: result.lane), lanes.indices.contains(index) else {
+            return nil
+        }
+        return lanes[index].inFlight[result.stepID]?.sent
+    }
+
     /// Takes what a step gave. A result of another epoch, or of a step that is not under way, is dropped.
     /// - Parameter vocabulary: tokens at or above it are the worker's fault and fail their sequence.
     package mutating func receive(_ result: ProtoStepResult, epoch: UInt64, vocabulary: Int) -> [Output] {
         guard let (lane, step) = takeStep(result.stepID, lane: result.lane, epoch: epoch) else { return [] }
         lanes[lane].gaps = 0
-        var tokens: [UInt64: Int32] = [:]
-        for sampled in result.tokens { tokens[sampled.sequence] = sampled.token }
-        var scores: [UInt64: ProtoScoredRows] = [:]
-        for scored in result.scores { scores[scored.sequence] = scored }
-        var failures: [UInt64: ProtoFailure] = [:]
-        for failed in result.failures { failures[failed.sequence] = failed.failure }
+        // Workers answer in the order of the step's rows; whoever does not is looked up.
+        var tokens = Answers(result.tokens) { $0.sequence }
+        var scores = Answers(result.scores) { $0.sequence }
+        var failures = Answers(result.failures) { $0.sequence }
 
         var outputs: [Output] = []
-        for id in step.sequences {
-            guard let rows = sequences[id]?.inFlight, let sequence = sequences[id] else { continue }
-            sequences[id]?.inFlight = nil
-            if sequence.ending {
-                release(id, from: lane)
-                sequences[id] = nil
+        outputs.reserveCapacity(result.tokens.count)
+        for rows in step.rows {
+            let isRepeating = sequences[rows.slot].repeating
+            guard let slot = land(rows), !isRepeating else { continue }
+            if let failure = failures.take(rows.id)?.failure {
+                outputs.append(fail(slot, code: failure.code, message: failure.message))
                 continue
             }
-            if let failure = failures[id] {
-                outputs.append(fail(id, in: lane, code: failure.code, message: failure.message))
-                continue
-            }
-            let complete = sequence.remaining == rows
-            sequences[id]?.computed += rows
-            if sequence.scoreTop != nil {
-                guard let scored = scores[id], scored.position == UInt32(clamping: sequence.computed),
-                    scored.top.count == rows
+            note(rows.positions, slot, in: lane)
+            if sequences[slot].scoreTop != nil {
+                guard let scored = scores.take(rows.id), scored.top.count == rows.positions.count,
+                    scored.position == UInt32(clamping: rows.positions.lowerBound)
                 else {
-                    outputs.append(failProtocol(id, in: lane, "the result has no scores for it"))
+                    outputs.append(failProtocol(slot, in: lane, "the result has no scores for it"))
                     continue
                 }
-                outputs.append(.scored(id: id, rows: scored))
-            } else if complete {
-                guard let token = tokens[id], token >= 0, token < vocabulary else {
-                    outputs.append(failProtocol(id, in: lane, "the result has no valid token for it"))
+                outputs.append(.scored(id: rows.id, rows: scored))
+            } else if rows.positions.upperBound == sequences[slot].tokens.count {
+                guard let token = tokens.take(rows.id)?.token, token >= 0, token < vocabulary else {
+                    outputs.append(failProtocol(slot, in: lane, "the result has no valid token for it"))
                     continue
                 }
-                sequences[id]?.tokens.append(token)
-                outputs.append(.token(id: id, token: token))
+                sequences[slot].tokens.append(token)
+                queue.charge(sequences[slot].tenant, tokens: 1)
+                outputs.append(.token(id: rows.id, token: token))
             }
         }
         return outputs
@@ -59,15 +61,10 @@ extension Scheduler {
         // A home that reports gap after gap, even after whole tables, is broken.
         let retry = gap && lanes[lane].gaps <= Self.gapLimit
         var outputs: [Output] = []
-        for id in step.sequences {
-            guard let sequence = sequences[id] else { continue }
-            sequences[id]?.inFlight = nil
-            if sequence.ending {
-                release(id, from: lane)
-                sequences[id] = nil
-            } else if !retry {
-                outputs.append(fail(id, in: lane, code: Self.code(of: failed.failure), message: failed.failure.message))
-            }
+        for rows in step.rows {
+            sequences[rows.slot].repeating = true
+            guard let slot = land(rows), !retry else { continue }
+            outputs.append(fail(slot, code: Self.code(of: failed.failure), message: failed.failure.message))
         }
         return outputs
     }
@@ -93,13 +90,77 @@ extension Scheduler {
         return (index, step)
     }
 
-    private mutating func fail(_ id: UInt64, in lane: Int, code: String, message: String) -> Output {
-        release(id, from: lane)
-        sequences[id] = nil
-        return .failed(id: id, code: code, message: message)
+    /// Rows are back.
+    /// - Returns: the slot of a sequence that goes on.
+    private mutating func land(_ rows: FlyingStep.Rows) -> Int? {
+        let slot = rows.slot
+        sequences[slot].flights -= 1
+        let isBack = sequences[slot].flights == 0
+        if sequences[slot].ending {
+            if isBack { end(slot) }
+            return nil
+        }
+        if isBack, sequences[slot].repeating {
+            sequences[slot].repeating = false
+            sequences[slot].scheduled = sequences[slot].computed
+            sequences[slot].early = []
+        }
+        return slot
     }
 
-    private mutating func failProtocol(_ id: UInt64, in lane: Int, _ message: String) -> Output {
-        fail(id, in: lane, code: "worker_protocol", message: "lane \(lane): \(message)")
+    /// Positions are computed. Pages that are full from now on can be found by whoever needs the same.
+    private mutating func note(_ positions: Range<Int>, _ slot: Int, in lane: Int) {
+        let before = sequences[slot].computed
+        guard positions.lowerBound == before else {
+            sequences[slot].early.append(positions)
+            return
+        }
+        var end = positions.upperBound
+        while let next = sequences[slot].early.firstIndex(where: { $0.lowerBound == end }) {
+            end = sequences[slot].early.remove(at: next).upperBound
+        }
+        sequences[slot].computed = end
+        for index in before / Self.pageTokens..<end / Self.pageTokens {
+            let page = sequences[slot].pages[index]
+            lanes[lane].pool.name(
+                page, sequences[slot].tokens, page: index,
+                after: index > 0 ? sequences[slot].pages[index - 1] : nil)
+            lanes[lane].pool.complete(page)
+        }
+    }
+
+    private mutating func fail(_ slot: Int, code: String, message: String) -> Output {
+        let id = sequences[slot].id
+        end(slot)
+        return .failed(id: id, RequestError(.failed, code: code, message: message))
+    }
+
+    private mutating func failProtocol(_ slot: Int, in lane: Int, _ message: String) -> Output {
+        fail(slot, code: "worker_protocol", message: "lane \(lane): \(message)")
+    }
+}
+
+/// What a step gave, taken in the order in which it is asked for, or looked up.
+private struct Answers<Answer> {
+    private let answers: [Answer]
+    private let key: (Answer) -> UInt64
+    private var next = 0
+    private var index: [UInt64: Int]?
+
+    init(_ answers: [Answer], key: @escaping (Answer) -> UInt64) {
+        self.answers = answers
+        self.key = key
+    }
+
+    mutating func take(_ id: UInt64) -> Answer? {
+        guard !answers.isEmpty else { return nil }
+        if next < answers.count, key(answers[next]) == id {
+            next += 1
+            return answers[next - 1]
+        }
+        if index == nil {
+            index = Dictionary(answers.indices.map { (key(answers[$0]), $0) }, uniquingKeysWith: { _, last in last })
+        }
+        return index?[id].map { answers[$0] }
     }
 }

@@ -4,51 +4,78 @@ extension Scheduler {
     /// One sequence, from admission to its end.
     struct Sequence: Sendable {
         let id: UInt64
+        let tenant: Int
+        let priority: Int
         let sampling: ProtoSamplingParameters
         let scoreTop: UInt32?
+        let admitted: UInt64
+        let deadline: UInt64?
         /// When it was admitted or sent back.
         var waitingSince: UInt64
         /// Prompt and answer so far.
         var tokens: [Int32]
+        /// How it first began to run.
+        var start: Start?
         var lane: Int?
         /// Positions whose KV is in the pages, by steps that came back.
         var computed = 0
+        /// Positions that were sent.
+        var scheduled = 0
+        /// Positions that came back before those ahead of them.
+        var early: [Range<Int>] = []
         var pages: [UInt32] = []
         /// How many of `pages` the homes were told.
         var pagesSent = 0
         /// The homes have its sampling parameters and table.
         var introduced = false
-        /// Rows in the step that is under way.
-        var inFlight: Int?
+        /// Steps under way with rows of it.
+        var flights = 0
         /// Number of the lane's step that it was last in.
         var lastStep: UInt64 = 0
-        /// Ended for the outside; waits for its step to come back.
+        /// Ended for the outside; waits for its steps to come back.
         var ending = false
-        /// Gives its pages back as soon as its step has come back.
+        /// Gives its pages back as soon as its steps have come back.
         var evicted = false
+        /// A step of it is to be repeated, as soon as the others have come back.
+        var repeating = false
 
-        init(work: Work, waitingSince: UInt64) {
+        static let vacant = Sequence(
+            work: Work(id: 0, prompt: [], sampling: ProtoSamplingParameters()), tenant: 0, admitted: 0)
+
+        init(work: Work, tenant: Int, admitted: UInt64) {
             id = work.id
+            self.tenant = tenant
+            priority = work.priority
             sampling = work.sampling
             scoreTop = work.scoreTop
+            self.admitted = admitted
+            deadline = work.deadline
+            waitingSince = admitted
             tokens = work.prompt
-            self.waitingSince = waitingSince
         }
 
-        var remaining: Int { tokens.count - computed }
+        /// Rows that were not sent yet.
+        var remaining: Int { tokens.count - scheduled }
+
+        /// Pages whose content another sequence may have computed: all tokens are known, and the last one's row is
+        /// computed in any case, because its logits are wanted. A score wants those of every row.
+        var sharablePages: Int { scoreTop == nil ? (tokens.count - 1) / Scheduler.pageTokens : 0 }
 
         func pagesMissing(forRows rows: Int) -> Int {
-            max(0, Scheduler.pages(for: computed + rows) - pages.count)
+            max(0, Scheduler.pages(for: scheduled + rows) - pages.count)
         }
 
         mutating func leaveLane() {
             lane = nil
             computed = 0
+            scheduled = 0
+            early = []
             pages = []
             pagesSent = 0
             introduced = false
-            inFlight = nil
+            flights = 0
             evicted = false
+            repeating = false
             lastStep = 0
         }
     }
@@ -73,12 +100,10 @@ extension Scheduler {
     package struct Lane: Sendable {
         package let index: Int
         package let homes: [String]
-        package let pageCount: Int
         package internal(set) var isOpen = true
-        /// Free pages; the last is taken first.
-        var free: [UInt32]
-        /// In order of arrival.
-        package internal(set) var running: [UInt64] = []
+        package internal(set) var pool: PagePool
+        /// Slots, in order of the sequences' arrival.
+        var running: [Int] = []
         package internal(set) var stepsSent: UInt64 = 0
         var inFlight: [UInt64: FlyingStep] = [:]
         /// Sequences that the homes have not yet been told to forget.
@@ -93,15 +118,34 @@ extension Scheduler {
         init(index: Int, _ specification: LaneSpecification) {
             self.index = index
             homes = specification.homes
-            pageCount = specification.pages.count
-            free = specification.pages.reversed()
+            pool = PagePool(specification.pages)
         }
 
-        package var pagesUsed: Int { pageCount - free.count }
+        package var runningCount: Int { running.count }
+
+        /// Where the sequence stands in `running`, or would stand.
+        func place(of id: UInt64, _ sequences: [Sequence]) -> Int? {
+            var range = 0..<running.count
+            while !range.isEmpty {
+                let middle = (range.lowerBound + range.upperBound) / 2
+                if sequences[running[middle]].id < id {
+                    range = (middle + 1)..<range.upperBound
+                } else {
+                    range = range.lowerBound..<middle
+                }
+            }
+            return range.lowerBound < running.count ? range.lowerBound : nil
+        }
     }
 
     struct FlyingStep: Sendable {
-        var sequences: [UInt64]
+        struct Rows: Sendable {
+            let slot: Int
+            let id: UInt64
+            let positions: Range<Int>
+        }
+
+        var rows: [Rows]
         var sent: UInt64
     }
 }

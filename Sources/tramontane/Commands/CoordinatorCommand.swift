@@ -74,7 +74,9 @@ struct CoordinatorCommand: Command {
         configuration.usesOpenBLAS = serving.compute == .openblas
         configuration.contextLength = serving.contextLength
         configuration.pagesPerWorker = try serving.pagesPerWorker(shape: model.manifest.shape, topology: topology)
-        if let rows = serving.prefillChunk { configuration.prefillChunkRows = rows }
+        if let rows = serving.stepTokens { configuration.stepTokens = rows }
+        if let tokens = serving.queueTokens { configuration.queueTokenLimit = tokens }
+        if let sequences = serving.sequencesPerLane { configuration.maximumSequencesPerLane = sequences }
         if let limit = serving.queueLimit { configuration.queueLimit = limit }
         if let file = serving.tenants { configuration.tenants = try TenantsFile.read(file) }
         return configuration

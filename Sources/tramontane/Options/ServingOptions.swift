@@ -63,15 +63,30 @@ struct ServingOptions: ParsableArguments {
 
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("Most rows of prompts in one step. Changes no bit of the results.", valueName: "rows"),
-        transform: { try NumberParsing.count($0, 1...8192) })
-    var prefillChunk: Int?
+        help: ArgumentHelp(
+            "Most rows in one step: those of answers first, then those of prompts. Changes no bit of the results. "
+                + "Default: 256.", valueName: "rows"),
+        transform: { try NumberParsing.count($0, 2...8192) })
+    var stepTokens: Int?
 
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp("Most requests that wait; one more is refused.", valueName: "count"),
         transform: { try NumberParsing.count($0, 1...1_048_576) })
     var queueLimit: Int?
+
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp(
+            "Most tokens in the prompts of requests that wait. Default: 1048576.", valueName: "tokens"),
+        transform: { try NumberParsing.count($0, 1...(1 << 40)) })
+    var queueTokens: Int?
+
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Most requests that run in a lane at once. Default: 64.", valueName: "count"),
+        transform: { try NumberParsing.count($0, 1...4096) })
+    var sequencesPerLane: Int?
 
     @Option(
         help: ArgumentHelp(
@@ -97,7 +112,8 @@ struct ServingOptions: ParsableArguments {
         .option("model"), .option("http"), .option("listen"), .option("workers", alternatives: ["topology"]),
         .option("stages", alternatives: ["topology"]), .option("topology", alternatives: ["workers", "stages"]),
         .option("context-length"), .option("pages", alternatives: ["kv-memory"]),
-        .option("kv-memory", alternatives: ["pages"]), .option("prefill-chunk"), .option("queue-limit"),
+        .option("kv-memory", alternatives: ["pages"]), .option("step-tokens"), .option("queue-limit"),
+        .option("queue-tokens"), .option("sequences-per-lane"),
         .option("tenants"),
         .option("compute"), .flag("insecure-network"), .option("log-level"),
     ]
@@ -157,8 +173,10 @@ struct ServingOptions: ParsableArguments {
         add("context-length", contextLength)
         add("pages", pages)
         add("kv-memory", kvMemory)
-        add("prefill-chunk", prefillChunk)
+        add("step-tokens", stepTokens)
         add("queue-limit", queueLimit)
+        add("queue-tokens", queueTokens)
+        add("sequences-per-lane", sequencesPerLane)
         add("tenants", tenants)
         add("compute", compute.rawValue)
         add("log-level", logLevel.rawValue)

@@ -44,7 +44,9 @@ struct SchedulerBench {
         self.waiting = waiting
         var limits = Scheduler.Limits()
         limits.maximumSequencesPerLane = plan.sequences
-        limits.queueLimit = waiting + plan.lanes * plan.sequences + 1
+        // Twice as many as come: one tenant alone may not fill the queue.
+        limits.queueLimit = 2 * (waiting + plan.lanes * plan.sequences)
+        limits.queueTokenLimit = limits.queueLimit * plan.promptTokens
         limits.queueTimeoutMilliseconds = 1 << 40
         scheduler = Scheduler(limits: limits)
         let pages = Scheduler.pages(for: plan.promptTokens + plan.outputTokens) * plan.sequences

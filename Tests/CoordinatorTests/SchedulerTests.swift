@@ -178,6 +178,7 @@ import Wire
         let rows = serve(&scheduler)
         // 62 full pages of the prefix; the rest of it, 16 tokens, and 3 more are each request's own.
         #expect(rows <= 4 * 62 * 32 + 100 * 19)
+        #expect(rows == 100 * 2_003 - Int(scheduler.prefixHitTokens), "who waited for a page had it from another")
         #expect(rows >= 62 * 32 + 100 * 19)
     }
 

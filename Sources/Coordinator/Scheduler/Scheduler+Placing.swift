@@ -25,13 +25,11 @@ extension Scheduler {
             sequences[slot].lane = index
             let at = lanes[index].place(of: id, sequences) ?? lanes[index].running.count
             lanes[index].running.insert(slot, at: at)
-            _ = settle(slot, in: index)
-            if sequence.start == nil {
-                let cached = sequences[slot].computed
-                sequences[slot].start = Start(waitedMicroseconds: now - sequence.admitted, cachedTokens: cached)
+            if sequence.waited == nil {
+                sequences[slot].waited = now - sequence.admitted
                 prefixQueriedTokens += UInt64(sequence.tokens.count)
-                prefixHitTokens += UInt64(cached)
             }
+            _ = settle(slot, in: index)
             loads[index] = load(lanes[index])
         }
     }
@@ -133,6 +131,9 @@ extension Scheduler {
                 guard sequences[slot].flights == 0 else { return false }
                 sequences[slot].scheduled += Self.pageTokens
                 sequences[slot].computed = sequences[slot].scheduled
+                guard !sequences[slot].isReplay else { continue }
+                sequences[slot].cachedTokens += Self.pageTokens
+                prefixHitTokens += UInt64(Self.pageTokens)
             } else {
                 return lanes[index].pool.claim(page, writer: sequences[slot].id)
             }

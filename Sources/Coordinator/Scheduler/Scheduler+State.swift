@@ -14,8 +14,11 @@ extension Scheduler {
         var waitingSince: UInt64
         /// Prompt and answer so far.
         var tokens: [Int32]
-        /// How it first began to run.
-        var start: Start?
+        /// When it first got a lane, from its admission.
+        var waited: UInt64?
+        /// Positions of the prompt that others had computed, before it was first sent back.
+        var cachedTokens = 0
+        var isReplay = false
         var lane: Int?
         /// Positions whose KV is in the pages, by steps that came back.
         var computed = 0
@@ -66,6 +69,7 @@ extension Scheduler {
         }
 
         mutating func leaveLane() {
+            isReplay = true
             lane = nil
             computed = 0
             scheduled = 0

@@ -76,7 +76,7 @@ package struct Scheduler: Sendable {
     package struct Start: Sendable, Equatable {
         /// From its admission.
         package var waitedMicroseconds: UInt64
-        /// Positions of the prompt whose keys and values were there already.
+        /// Positions of the prompt whose keys and values others had computed.
         package var cachedTokens: Int
     }
 
@@ -90,7 +90,7 @@ package struct Scheduler: Sendable {
     package internal(set) var epoch: UInt64 = 0
     package internal(set) var lanes: [Lane] = []
     package internal(set) var preemptions: UInt64 = 0
-    /// Tokens of prompts that began to run, and those of them whose keys and values were there already.
+    /// Tokens of prompts that began to run, and those of them whose keys and values others had computed.
     package internal(set) var prefixQueriedTokens: UInt64 = 0
     package internal(set) var prefixHitTokens: UInt64 = 0
     var cost: StepCost?
@@ -152,9 +152,11 @@ package struct Scheduler: Sendable {
         end(slot)
     }
 
-    /// How the sequence began to run; nil before, and for one that is unknown.
+    /// How the sequence began to run, known when its first token comes; nil before it has a lane, and for one that is
+    /// unknown.
     package func start(of id: UInt64) -> Start? {
-        slots[id].flatMap { sequences[$0].start }
+        guard let slot = slots[id], let waited = sequences[slot].waited else { return nil }
+        return Start(waitedMicroseconds: waited, cachedTokens: sequences[slot].cachedTokens)
     }
 
     /// When those who wait now will have been served, at the pace of the last seconds; 1 to 600.

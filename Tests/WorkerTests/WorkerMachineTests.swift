@@ -12,7 +12,7 @@ import Wire
     func everyStepEndsOnceWithTheRightTokens(_ faults: Faults) throws {
         var results = 0
         var mergedHomes = 0
-        for seed in UInt64(0)..<10 {
+        for seed in UInt64(0)..<15 {
             var world = try MockWorld(seed: seed, faults: faults)
             let rests = world.run()
             world.checkAtRest()
@@ -22,7 +22,7 @@ import Wire
             results += world.results
             mergedHomes = max(mergedHomes, world.mergedHomes)
         }
-        #expect(results > 30)
+        #expect(results > 50)
         #expect(mergedHomes >= 2)
     }
 

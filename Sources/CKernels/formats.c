@@ -80,8 +80,11 @@ size_t tk_prepared_row_bytes(tk_activation activation, size_t columns) {
         return columns * 4;
     }
     const size_t blocks = columns / tk_activation_block(activation);
-    const size_t sums = blocks * (activation == TK_ACTIVATION_A8_32 ? TK_SUMS_A8_32 : TK_SUMS_A8_256);
-    return (tk_prepared_sums(columns, blocks) + sums + 63) / 64 * 64;
+    if (activation == TK_ACTIVATION_A8_32) {
+        return (tk_prepared_sums(columns, blocks) + blocks * TK_SUMS_A8_32 + 63) / 64 * 64;
+    }
+    // An odd number of lines: otherwise the same piece of many rows would lie in few sets of the first-level cache.
+    return ((columns / 64 * TK_PIECE_BYTES + blocks * 4 + 63) / 64 | 1) * 64;
 }
 
 void tk_decode_row(tk_activation activation, const void *encoded, size_t columns, float *out) {

@@ -30,11 +30,22 @@ enum {
 // Bytes of a section of 16 f16 scales for each of `blocks` blocks.
 TK_INLINE size_t tk_scale_section(size_t blocks) { return (blocks * 32 + 63) / 64 * 64; }
 
-// A prepared row: int8 x columns, padded to 64; then f32 scale for each block; then sums of the int8 values:
-// a8_32: for each block the sum times -8 and times -128, int32s; a8_256: for each block 16 int16 sums of 16, then 8 int16 sums of 32.
+// A prepared a8_32 row: int8 x columns, padded to 64; then f32 scale for each block; then for each block the sum of its
+// int8 values times -8 and times -128, int32s.
 TK_INLINE size_t tk_prepared_scales(size_t columns) { return (columns + 63) / 64 * 64; }
 TK_INLINE size_t tk_prepared_sums(size_t columns, size_t blocks) { return tk_prepared_scales(columns) + blocks * 4; }
-enum { TK_SUMS_A8_32 = 8, TK_SUMS_A8_256 = 48 };
+enum { TK_SUMS_A8_32 = 8 };
+
+// A prepared a8_256 row: a piece for each 64 values, then f32 scale for each block. A piece has all that belongs to its
+// values, so that one pointer leads to it: 64 int8, then int16 sums of them: 8 sums of 8 times -32, 4 sums of 16 times -16 and
+// 2 sums of 32 times -8, where centred sums of products with weights of 6, 5 and 4 bits start, and 2 sums of 32.
+enum {
+    TK_PIECE_BYTES = 96,
+    TK_PIECE_START_6BIT = 64,
+    TK_PIECE_START_5BIT = 80,
+    TK_PIECE_START_4BIT = 88,
+    TK_PIECE_SUMS = 92,
+};
 
 TK_INLINE uint16_t tk_load_u16(const void *p) {
     uint16_t x;

@@ -108,15 +108,16 @@ typedef struct {
     const uint8_t *quants;         // direct: as in the panel; shared: groups of 64 bytes in order of k
     const uint8_t *high;           // direct q5_K, q6_K: qh
     const uint8_t *block;          // the weights in the panel, for asking memory ahead in small portions
-    size_t block_bytes;
-    const uint8_t *rows;           // the first row's int8 values, from the unit's first k on
-    const uint8_t *scales, *sums;  // the first row's, from the unit's first block on
+    const uint8_t *rows;           // the first row's int8 values, or its pieces, from the unit's first k on
+    const uint8_t *scales;         // the first row's, from the unit's first block on
+    const uint8_t *sums;           // the same for blocks of 32
     size_t stride;                 // bytes from row to row
     size_t blocks;                 // in the unit
     vf d[8][TK_H];                 // of each block
     vf minus_dmin[TK_H];           // q4_K, q5_K
     vs multipliers[16][TK_H];      // of each sub-block of a K format
     vi pairs[8][TK_H];             // of two sub-blocks each: q4_K and q5_K minima, q6_K multipliers
+    vi middles[4][TK_H];           // the same: q4_K and q5_K multipliers times the middle that centred sums lack
 } tk_unit;
 
 // Adds the products of a unit and R rows to acc[R][16].
@@ -156,6 +157,21 @@ TK_INLINE void clear_partial(const int R, va *sums) {
     }
 }
 
+TK_INLINE void start_partial(const int R, va *sums, const int8_t *const *a, size_t offset) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        sums[r] = va_start(a[r] + offset);
+    }
+}
+
+// Adds the products of two multipliers for each lane with two sums of the activations.
+TK_INLINE void add_pairs(const int R, vi *isum, vi pairs, const int8_t *const *a, size_t offset) {
+    TK_UNROLL
+    for (int r = 0; r < R; ++r) {
+        isum[r] = vi_dot_pairs(isum[r], pairs, a[r] + offset);
+    }
+}
+
 // The rows' values, a pointer in a register for each: an index register would cost every product a second operation.
 TK_INLINE void point_to_rows(const int R, const int8_t **a, const tk_unit *unit, size_t first_row) {
     TK_UNROLL
@@ -182,12 +198,10 @@ TK_INLINE void dot(const int R, va *sums, vb weights, const int8_t *const *a, si
     }
 }
 
-// Empties sums of products of weights of `bits` bits.
-TK_INLINE void scale_sums(const int R, const int bits, vi *isum, const va *sums, vs multiplier) {
+TK_INLINE void scale_sums(const int R, vi *isum, const va *sums, vs multiplier) {
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        isum[r] = bits == 4 ? va_add_scaled_4bit(isum[r], sums[r], multiplier)
-                            : va_add_scaled(isum[r], sums[r], multiplier);
+        isum[r] = va_add_scaled(isum[r], sums[r], multiplier);
     }
 }
 
@@ -329,8 +343,8 @@ TK_INLINE void unpack_scales(const uint8_t *packed, uint8_t sc[8 * 16], uint8_t 
     }
 }
 
-// A unit's vectors from a header.
-TK_INLINE void unpack_header(const uint8_t *block, tk_unit *unit) {
+// A unit's vectors from a header of weights of `bits` bits.
+TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit) {
     uint8_t sc[8 * 16], m[8 * 16];
     unpack_scales(block + TK_K_SCALES, sc, m);
     TK_UNROLL
@@ -343,34 +357,42 @@ TK_INLINE void unpack_header(const uint8_t *block, tk_unit *unit) {
         }
         TK_UNROLL
         for (int i = 0; i < 4; ++i) {
-            unit->pairs[i][h] = vi_pairs_u8(m + i * 32 + h * TK_LANES, m + i * 32 + 16 + h * TK_LANES);
+            const int o = i * 32 + h * TK_LANES;
+            unit->pairs[i][h] = vi_pairs_u8(m + o, m + o + 16);
+            if (TK_CENTRED) {
+                const vi multipliers = vi_pairs_u8(sc + o, sc + o + 16);
+                unit->middles[i][h] = bits == 4 ? vi_shift_left(multipliers, 3) : vi_shift_left(multipliers, 4);
+            }
         }
+    }
+}
+
+// The sums of q4_K's and q5_K's minima. a: the rows' first pieces.
+TK_INLINE void sum_minima(const int R, const tk_unit *unit, int h, const int8_t *const *a, vi *msum) {
+    clear(R, msum);
+    TK_UNROLL
+    for (int i = 0; i < 4; ++i) {
+        add_pairs(R, msum, unit->pairs[i][h], a, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
     }
 }
 
 // acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc).
 TK_INLINE void add_k_block(
-    const int R, const tk_unit *unit, int h, const vi *isum, const uint8_t *scales, const uint8_t *sums, float *acc) {
+    const int R, const tk_unit *unit, int h, const vi *isum, const vi *msum, const uint8_t *scales,
+    float *restrict acc) {
+    const vf d = unit->d[0][h], minus_dmin = unit->minus_dmin[h];
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        const uint8_t *sums32 = sums + r * unit->stride + 32;
-        vi msum = vi_set1(0);
-        TK_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            msum = vi_dot_pairs(msum, unit->pairs[i][h], sums32 + i * 4);
-        }
         const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
-        vf total = vf_load(acc + r * 16);
-        total = vf_fma(vf_from_vi(isum[r]), vf_mul(unit->d[0][h], scale), total);
-        vf_store(acc + r * 16, vf_fma(vf_from_vi(msum), vf_mul(unit->minus_dmin[h], scale), total));
+        const vf total = vf_fma(vf_from_vi(isum[r]), vf_mul(d, scale), vf_load(acc + r * 16));
+        vf_store(acc + r * 16, vf_fma(vf_from_vi(msum[r]), vf_mul(minus_dmin, scale), total));
     }
 }
 
 // A quarter of a super-block, as one vector of rows goes over the one before: many requests at once would have to wait.
-TK_INLINE void fetch_quarter(const tk_unit *unit, int h, int quarter) {
+TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, int h, int quarter) {
     if (h == 0) {
-        const size_t bytes = (unit->block_bytes / 4 + 63) / 64 * 64;
-        fetch_ahead(unit->block + quarter * bytes, bytes);
+        fetch_ahead(unit->block + quarter * (block_bytes / 4), block_bytes / 4);
     }
 }
 
@@ -378,39 +400,40 @@ TK_INLINE void fetch_quarter(const tk_unit *unit, int h, int quarter) {
 TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R > 3; }
 
 TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE];
+        vi isum[TK_TILE], msum[TK_TILE];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
-        for (int c = 0; c < 4; ++c, w += 512, advance(R, a, 64)) {
-            fetch_quarter(unit, h, c);
-            TK_UNROLL
-            for (int v0 = 0; v0 < 8; v0 += TK_DOTS_4BIT) {
-                va low[TK_TILE], high[TK_TILE];
-                clear_partial(R, low);
-                clear_partial(R, high);
-                TK_UNROLL
-                for (int v = v0; v < v0 + TK_DOTS_4BIT; ++v) {
-                    const vb q = vb_load(w + v * 64);
-                    dot(R, low, vb_and(q, 15), a, v * 4);
-                    if (!halves_apart(R)) {
-                        dot(R, high, vb_right(q, 4, 15), a, v * 4 + 32);
-                    }
-                }
-                scale_sums(R, 4, isum, low, unit->multipliers[2 * c][h]);
-                TK_UNROLL
-                for (int v = v0; v < v0 + TK_DOTS_4BIT; ++v) {
-                    if (halves_apart(R)) {
-                        dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a, v * 4 + 32);
-                    }
-                }
-                scale_sums(R, 4, isum, high, unit->multipliers[2 * c + 1][h]);
+        for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
+            fetch_quarter(unit, TK_Q4_K_BYTES, h, c);
+            if (TK_CENTRED) {
+                add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);
             }
+            va low[TK_TILE], high[TK_TILE];
+            start_partial(R, low, a, TK_PIECE_START_4BIT);
+            start_partial(R, high, a, TK_PIECE_START_4BIT + 2);
+            TK_UNROLL
+            for (int v = 0; v < 8; ++v) {
+                const vb q = vb_load(w + v * 64);
+                dot(R, low, vb_and(q, 15), a, v * 4);
+                if (!halves_apart(R)) {
+                    dot(R, high, vb_right(q, 4, 15), a, v * 4 + 32);
+                }
+            }
+            scale_sums(R, isum, low, unit->multipliers[2 * c][h]);
+            TK_UNROLL
+            for (int v = 0; v < 8; ++v) {
+                if (halves_apart(R)) {
+                    dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a, v * 4 + 32);
+                }
+            }
+            scale_sums(R, isum, high, unit->multipliers[2 * c + 1][h]);
         }
-        add_k_block(R, unit, h, isum, unit->scales + offset, unit->sums + offset, acc + h * TK_LANES);
+        advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
+        sum_minima(R, unit, h, a, msum);
+        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q4_K)
@@ -423,73 +446,82 @@ TK_TILES(direct_q4_K)
     each(3, vb_right(top, 2, 16), vb_right(top, 3, 16))
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
-    fetch_quarter(unit, h, c);                                                                                         \
+    fetch_quarter(unit, TK_Q5_K_BYTES, h, c);                                                                          \
+    if (TK_CENTRED) {                                                                                                  \
+        add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);                                                     \
+    }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
         va low_sums[TK_TILE], high_sums[TK_TILE];                                                                      \
-        clear_partial(R, low_sums);                                                                                    \
-        clear_partial(R, high_sums);                                                                                   \
+        start_partial(R, low_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                               \
+        start_partial(R, high_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                          \
         TK_UNROLL                                                                                                      \
         for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
             const vb q = vb_load(w + c * 512 + v * 64), top = vb_load(qh + v * 64);                                    \
             dot(R, low_sums, vb_or(vb_and(q, 15), fifth_low), a, v * 4);                                               \
             dot(R, high_sums, vb_or(vb_right(q, 4, 15), fifth_high), a, v * 4 + 32);                                   \
         }                                                                                                              \
-        scale_sums(R, 5, isum, low_sums, unit->multipliers[2 * c][h]);                                                 \
-        scale_sums(R, 5, isum, high_sums, unit->multipliers[2 * c + 1][h]);                                            \
+        scale_sums(R, isum, low_sums, unit->multipliers[2 * c][h]);                                                    \
+        scale_sums(R, isum, high_sums, unit->multipliers[2 * c + 1][h]);                                               \
     }                                                                                                                  \
-    advance(R, a, 64);
+    advance(R, a, TK_PIECE_BYTES);
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE];
+        vi isum[TK_TILE], msum[TK_TILE];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         TK_Q5_CHUNKS(TK_DIRECT_Q5)
-        add_k_block(R, unit, h, isum, unit->scales + offset, unit->sums + offset, acc + h * TK_LANES);
+        advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
+        sum_minima(R, unit, h, a, msum);
+        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q5_K)
 
-// An unpacked unit with weights of `bits` bits; `dots` of their products fit into va.
+// An unpacked unit of q4_K or q5_K; `dots` products fit into va, and start in the pieces at `start`.
 TK_INLINE void shared_k(
-    const int R, const int bits, const int dots, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride;
+    const int R, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit, size_t first_row,
+    float *acc) {
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE];
+        vi isum[TK_TILE], msum[TK_TILE];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
-        for (int j = 0; j < 8; ++j, w += 512, advance(R, a, 32)) {
-            if (first_row == 0 && j % 2 == 0) {
-                fetch_quarter(unit, h, j / 2);
+        for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
+            if (first_row == 0) {
+                fetch_quarter(unit, block_bytes, h, c);
+            }
+            if (TK_CENTRED) {
+                add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);
             }
             TK_UNROLL
-            for (int g0 = 0; g0 < 8; g0 += dots) {
+            for (int g0 = 0; g0 < 16; g0 += dots) {
                 va sums[TK_TILE];
-                clear_partial(R, sums);
+                start_partial(R, sums, a, start + g0 / dots * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + dots; ++g) {
                     dot(R, sums, vb_load(w + g * 64), a, g * 4);
                 }
-                scale_sums(R, bits, isum, sums, unit->multipliers[j][h]);
+                scale_sums(R, isum, sums, unit->multipliers[2 * c + g0 / 8][h]);
             }
         }
-        add_k_block(R, unit, h, isum, unit->scales + offset, unit->sums + offset, acc + h * TK_LANES);
+        advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
+        sum_minima(R, unit, h, a, msum);
+        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 
 TK_INLINE void shared_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    shared_k(R, 4, TK_DOTS_4BIT, unit, first_row, acc);
+    shared_k(R, 8, TK_PIECE_START_4BIT, TK_Q4_K_BYTES, unit, first_row, acc);
 }
 TK_TILES(shared_q4_K)
 
 TK_INLINE void shared_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    shared_k(R, 5, TK_DOTS_5BIT, unit, first_row, acc);
+    shared_k(R, TK_DOTS_5BIT, TK_PIECE_START_5BIT, TK_Q5_K_BYTES, unit, first_row, acc);
 }
 TK_TILES(shared_q5_K)
 
@@ -515,19 +547,18 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
 
 TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(TK_UNPACK_Q5) }
 
-// Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from panel `weights`.
+// Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from a panel.
 #define TK_K_CORE(name, open, format)                                                                                  \
     TK_CORE(name) {                                                                                                    \
-        const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 256);            \
+        const size_t scales = columns / 64 * TK_PIECE_BYTES;                                                           \
         _Alignas(64) uint8_t quants[16 * TK_UNIT];                                                                     \
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
         unit.blocks = 1;                                                                                               \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; ++b) {                                                                        \
-            unit.rows = rows + b * 256;                                                                                \
+            unit.rows = rows + b * 4 * TK_PIECE_BYTES;                                                                 \
             unit.scales = rows + scales + b * 4;                                                                       \
-            unit.sums = rows + sums + b * TK_SUMS_A8_256;                                                              \
             for (size_t p = 0; p < panels; ++p) {                                                                      \
                 open(panel + p * panel_bytes, columns, b, &unit);                                                      \
                 if (count <= TK_TILE) {                                                                                \
@@ -545,8 +576,7 @@ TK_INLINE void open_q4_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     const uint8_t *block = panel + b * TK_Q4_K_BYTES;
     (void)columns;
     unit->block = block;
-    unit->block_bytes = TK_Q4_K_BYTES;
-    unpack_header(block, unit);
+    unpack_header(block, 4, unit);
     unit->quants = block + TK_K_HEADER;
 }
 TK_K_CORE(core_q4_K, open_q4_K, q4_K)
@@ -555,47 +585,50 @@ TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     const uint8_t *block = panel + b * TK_Q5_K_BYTES;
     (void)columns;
     unit->block = block;
-    unit->block_bytes = TK_Q5_K_BYTES;
-    unpack_header(block, unit);
+    unpack_header(block, 5, unit);
     unit->quants = block + TK_Q5_K_LOW;
     unit->high = block + TK_Q5_K_HIGH;
 }
 TK_K_CORE(core_q5_K, open_q5_K, q5_K)
 
 // ---------------------------------------------------------------------------------------------------------------------
-// q6_K: the weights' -32 is taken out of the sums: sc * sum (q-32)*a = sc * sum q*a - 32 * (sc * sum a).
+// q6_K
 
-// Where the integer sums of one vector of R rows start.
-TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const uint8_t *sums, vi *isum) {
+// Where the integer sums of one vector of R rows start: sc * sum (q-32)*a = sc * sum q*a - 32 * (sc * sum a), and centred sums
+// are sum (q-32)*a already. Pieces have the sums of 16 activations times -16.
+TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t *const *a, vi *isum) {
     clear(R, isum);
+    if (TK_CENTRED) {
+        return;
+    }
+    TK_UNROLL
     for (int i = 0; i < 8; ++i) {
-        TK_UNROLL
-        for (int r = 0; r < R; ++r) {
-            isum[r] = vi_dot_pairs(isum[r], unit->pairs[i][h], sums + r * unit->stride + i * 4);
-        }
+        add_pairs(R, isum, unit->pairs[i][h], a, i / 2 * TK_PIECE_BYTES + TK_PIECE_START_5BIT + i % 2 * 4);
     }
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        isum[r] = vi_sub(vi_set1(0), vi_shift_left(isum[r], 5));
+        isum[r] = vi_shift_left(isum[r], 1);
     }
 }
 
 // Half n of a super-block has four quarters of 32 values: their low bits lie in the low nibbles of ql[0...31] and
-// ql[32...63], then in the high nibbles of the same; their high bits are the four bit pairs of qh[0...31].
+// ql[32...63], then in the high nibbles of the same; their high bits are the four bit pairs of qh[0...31]. A quarter has two
+// halves s of one multiplier each.
 #define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
-    if (quarter == 0) {                                                                                                \
-        fetch_quarter(unit, h, 2 * n + s);                                                                             \
+    if (quarter % 2 == 0 && s == 0) {                                                                                  \
+        fetch_quarter(unit, TK_Q6_K_BYTES, h, 2 * n + quarter / 2);                                                    \
     }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
+        const size_t piece = quarter / 2 * TK_PIECE_BYTES, group = quarter % 2 * 8 + s * 4;                            \
         va sums[TK_TILE];                                                                                              \
-        clear_partial(R, sums);                                                                                        \
+        start_partial(R, sums, a, piece + TK_PIECE_START_6BIT + (group + u0) / 2 * 2);                                 \
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
-            const vb q = vb_load(ql + (quarter % 2 * 8 + u) * 64), top = vb_load(qh + u * 64);                         \
-            dot(R, sums, vb_or(low_bits, high_bits), a, quarter * 32 + u * 4);                                         \
+            const vb q = vb_load(ql + (quarter % 2 * 8 + s * 4 + u) * 64), top = vb_load(qh + (s * 4 + u) * 64);       \
+            dot(R, sums, vb_or(low_bits, high_bits), a, piece + (group + u) * 4);                                      \
         }                                                                                                              \
-        scale_sums(R, 6, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s][h]);                                   \
+        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s][h]);                                      \
     }
 
 #define TK_Q6_QUARTERS(each)                                                                                           \
@@ -605,53 +638,51 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const uint8_t
     each(3, vb_right(q, 4, 15), vb_right(top, 2, 0x30))
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
+        const uint8_t *ql = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_TILE];
+        vf total[TK_TILE];
         point_to_rows(R, a, unit, first_row);
-        start_q6_K(R, unit, h, unit->sums + offset, isum);
-        for (int n = 0; n < 2; ++n) {
-            for (int s = 0; s < 2; ++s, advance(R, a, s == 1 ? 16 : 112)) {
-                const uint8_t *ql = unit->quants + n * 1024 + s * 256 + h * 4 * TK_LANES;
-                const uint8_t *qh = unit->high + n * 512 + s * 256 + h * 4 * TK_LANES;
+        start_q6_K(R, unit, h, a, isum);
+        for (int n = 0; n < 2; ++n, ql += 1024, qh += 512, advance(R, a, 2 * TK_PIECE_BYTES)) {
+            TK_UNROLL
+            for (int s = 0; s < 2; ++s) {
                 TK_Q6_QUARTERS(TK_DIRECT_Q6)
             }
         }
-        vf total[TK_TILE];
         load_sums(R, total, acc + h * TK_LANES);
-        add_block(R, isum, unit->d[0][h], unit->scales + offset, stride, total);
+        add_block(R, isum, unit->d[0][h], unit->scales + first_row * unit->stride, unit->stride, total);
         store_sums(R, total, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q6_K)
 
 TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; ++h) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_TILE];
+        vf total[TK_TILE];
         point_to_rows(R, a, unit, first_row);
-        start_q6_K(R, unit, h, unit->sums + offset, isum);
-        for (int s = 0; s < 16; ++s, w += 256, advance(R, a, 16)) {
-            if (first_row == 0 && s % 4 == 0) {
-                fetch_quarter(unit, h, s / 4);
+        start_q6_K(R, unit, h, a, isum);
+        for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
+            if (first_row == 0) {
+                fetch_quarter(unit, TK_Q6_K_BYTES, h, c);
             }
             TK_UNROLL
-            for (int g0 = 0; g0 < 4; g0 += TK_DOTS_6BIT) {
+            for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
                 va sums[TK_TILE];
-                clear_partial(R, sums);
+                start_partial(R, sums, a, TK_PIECE_START_6BIT + g0 / 2 * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + TK_DOTS_6BIT; ++g) {
                     dot(R, sums, vb_load(w + g * 64), a, g * 4);
                 }
-                scale_sums(R, 6, isum, sums, unit->multipliers[s][h]);
+                scale_sums(R, isum, sums, unit->multipliers[4 * c + g0 / 4][h]);
             }
         }
-        vf total[TK_TILE];
         load_sums(R, total, acc + h * TK_LANES);
-        add_block(R, isum, unit->d[0][h], unit->scales + offset, stride, total);
+        add_block(R, isum, unit->d[0][h], unit->scales + first_row * unit->stride, unit->stride, total);
         store_sums(R, total, acc + h * TK_LANES);
     }
 }
@@ -675,7 +706,6 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     const uint8_t *block = panel + tk_scale_section(columns / 256) + b * TK_Q6_K_BYTES;
     const int8_t *sc = (const int8_t *)block;
     unit->block = block;
-    unit->block_bytes = TK_Q6_K_BYTES;
     TK_UNROLL
     for (int h = 0; h < TK_H; ++h) {
         unit->d[0][h] = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
@@ -685,7 +715,9 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
         }
         TK_UNROLL
         for (int i = 0; i < 8; ++i) {
-            unit->pairs[i][h] = vi_pairs_i8(sc + i * 32 + h * TK_LANES, sc + i * 32 + 16 + h * TK_LANES);
+            if (!TK_CENTRED) {
+                unit->pairs[i][h] = vi_pairs_i8(sc + i * 32 + h * TK_LANES, sc + i * 32 + 16 + h * TK_LANES);
+            }
         }
     }
     unit->quants = block + TK_Q6_K_LOW;

@@ -276,11 +276,40 @@ static void quantise(tk_activation activation, const float *row, size_t columns,
     }
 }
 
+// The pieces and scales of an a8_256 row.
+static void prepare_pieces(const uint8_t *source, size_t columns, uint8_t *row) {
+    for (size_t c = 0; c < columns / 64; ++c) {
+        int8_t quants[64];
+        int16_t eighths[8], sums[16];
+        memcpy(quants, source + c * 64, 64);
+        for (size_t k = 0; k < 64; ++k) {
+            quants[k] = quants[k] < -127 ? -127 : quants[k];
+        }
+        for (size_t i = 0; i < 8; ++i) {
+            int16_t sum = 0;
+            for (size_t k = i * 8; k < i * 8 + 8; ++k) {
+                sum = (int16_t)(sum + quants[k]);
+            }
+            eighths[i] = sum;
+            sums[i] = (int16_t)(-32 * sum);
+        }
+        for (size_t i = 0; i < 4; ++i) {
+            sums[8 + i] = (int16_t)(-16 * (eighths[2 * i] + eighths[2 * i + 1]));
+        }
+        for (size_t i = 0; i < 2; ++i) {
+            sums[14 + i] = (int16_t)(eighths[4 * i] + eighths[4 * i + 1] + eighths[4 * i + 2] + eighths[4 * i + 3]);
+            sums[12 + i] = (int16_t)(-8 * sums[14 + i]);
+        }
+        memcpy(row + c * TK_PIECE_BYTES, quants, 64);
+        memcpy(row + c * TK_PIECE_BYTES + 64, sums, sizeof sums);
+    }
+    memcpy(row + columns / 64 * TK_PIECE_BYTES, source + columns, columns / 256 * 4);
+}
+
 static void prepare(
     tk_activation activation, const void *encoded, size_t encoded_stride, size_t columns, size_t count,
     void *prepared) {
     const size_t bytes = tk_prepared_row_bytes(activation, columns);
-    const size_t blocks = columns / tk_activation_block(activation);
     for (size_t i = 0; i < count; ++i) {
         const uint8_t *source = (const uint8_t *)encoded + i * encoded_stride;
         uint8_t *row = (uint8_t *)prepared + i * bytes;
@@ -288,6 +317,11 @@ static void prepare(
             memcpy(row, source, columns * 4);
             continue;
         }
+        if (activation == TK_ACTIVATION_A8_256) {
+            prepare_pieces(source, columns, row);
+            continue;
+        }
+        const size_t blocks = columns / 32;
         int8_t *quants = (int8_t *)row;
         memcpy(quants, source, columns);
         for (size_t k = 0; k < columns; ++k) {
@@ -296,30 +330,13 @@ static void prepare(
         memset(row + columns, 0, tk_prepared_scales(columns) - columns);
         memcpy(row + tk_prepared_scales(columns), source + columns, blocks * 4);
         uint8_t *sums = row + tk_prepared_sums(columns, blocks);
-        if (activation == TK_ACTIVATION_A8_32) {
-            for (size_t b = 0; b < blocks; ++b) {
-                int32_t sum = 0;
-                for (size_t k = b * 32; k < b * 32 + 32; ++k) {
-                    sum += quants[k];
-                }
-                const int32_t both[2] = {-8 * sum, -128 * sum};
-                memcpy(sums + b * TK_SUMS_A8_32, both, sizeof both);
-            }
-            continue;
-        }
         for (size_t b = 0; b < blocks; ++b) {
-            int16_t both[24];
-            for (size_t s = 0; s < 16; ++s) {
-                int32_t sum = 0;
-                for (size_t k = b * 256 + s * 16; k < b * 256 + s * 16 + 16; ++k) {
-                    sum += quants[k];
-                }
-                both[s] = (int16_t)sum;
+            int32_t sum = 0;
+            for (size_t k = b * 32; k < b * 32 + 32; ++k) {
+                sum += quants[k];
             }
-            for (size_t s = 0; s < 8; ++s) {
-                both[16 + s] = (int16_t)(both[2 * s] + both[2 * s + 1]);
-            }
-            memcpy(sums + b * TK_SUMS_A8_256, both, sizeof both);
+            const int32_t both[2] = {-8 * sum, -128 * sum};
+            memcpy(sums + b * TK_SUMS_A8_32, both, sizeof both);
         }
     }
 }

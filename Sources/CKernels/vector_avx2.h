@@ -11,7 +11,8 @@
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
 // Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+x"(x))
-#define TK_DOTS_4BIT 8
+#define TK_CENTRED false
+#define va_start(sum) ((void)(sum), va_zero())
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
 
@@ -80,7 +81,6 @@ TK_INLINE vi va_total(va sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(sum, scale));
 }
-TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) { return va_add_scaled(total, sum, scale); }
 
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {
     const __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)even));

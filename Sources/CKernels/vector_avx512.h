@@ -1,8 +1,10 @@
 // The vector types of vector_portable.h for AVX-512 (F, BW, VL, DQ), with TK_VNNI also VNNI: 16 rows in a vector.
 //
-// Without VNNI the bounds of vector_avx2.h hold. vpdpbusd adds four products to an int32 exactly, so with VNNI running
-// sums are int32 and never have to be emptied; signed weights become unsigned by adding 128, and 128 times the sum of
-// the activations is taken off again.
+// Without VNNI the bounds of vector_avx2.h hold. vpdpbusd adds four products to an int32 exactly, so with VNNI sums would never
+// have to be emptied; but to multiply an int32 by a scale and add it takes three operations of the two ports that also
+// compute the products, and an int16 one (vpdpwssd). Centred sums are int16:
+//   4 bits, -8...7: 8 * 4 * 8 * 127 = 32,512; 5 bits, -16...15: 4 * 4 * 16 * 127; 6 bits, -32...31: 2 * 4 * 32 * 127, the same.
+// Signed weights become unsigned by adding 128, and 128 times the sum of the activations is taken off again.
 #define TK_LANES 16
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.
@@ -71,22 +73,20 @@ TK_INLINE va va_zero(void) { return _mm512_setzero_si512(); }
 
 typedef int32_t __attribute__((aligned(1), may_alias)) int32_unaligned;
 
-#define TK_DOTS_4BIT 4
-#define TK_DOTS_5BIT 8
-#define TK_DOTS_6BIT 4
+#define TK_CENTRED true
+#define TK_DOTS_5BIT 4
+#define TK_DOTS_6BIT 2
 
 TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
     return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(tk_load_i32(a)));
 }
+// Above the int16 lies what follows it in memory; that half of the sum is never read.
+TK_INLINE va va_start(const void *sum) { return _mm512_set1_epi32(tk_load_i32(sum)); }
 TK_INLINE vs vs_load_u8(const uint8_t *p) { return widen_u8(p); }
-TK_INLINE vs vs_load_i8(const int8_t *p) { return widen_i8(p); }
+TK_INLINE vs vs_load_i8(const int8_t *p) { return _mm512_and_si512(widen_i8(p), _mm512_set1_epi32(0xffff)); }
 TK_INLINE vi va_total(va sum) { return sum; }
+// The scale's upper half is 0. Clang would make a multiplication and an addition of the intrinsic.
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
-    return _mm512_add_epi32(total, _mm512_mullo_epi32(sum, scale));
-}
-// Four products of four are at most 4 * 4 * 15 * 127 = 30,480: int16. Its upper half, the sign, meets a scale of 0.
-// Clang would make a multiplication and an addition of the intrinsic.
-TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(sum), "v"(scale));
     return total;
 }
@@ -104,7 +104,8 @@ TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) { return va_dot(sum, we
 
 #else
 
-#define TK_DOTS_4BIT 8
+#define TK_CENTRED false
+#define va_start(sum) ((void)(sum), va_zero())
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
 
@@ -123,7 +124,6 @@ TK_INLINE vi va_total(va sum) { return _mm512_madd_epi16(sum, _mm512_set1_epi16(
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     return _mm512_add_epi32(total, _mm512_madd_epi16(sum, scale));
 }
-TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) { return va_add_scaled(total, sum, scale); }
 
 TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi32(tk_load_i32(two))));

@@ -8,7 +8,8 @@
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+w"(x))
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
-#define TK_DOTS_4BIT 8
+#define TK_CENTRED false
+#define va_start(sum) ((void)(sum), va_zero())
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4
 
@@ -79,7 +80,6 @@ TK_INLINE vs vs_load_u8(const uint8_t *p) { return widen_u8(p); }
 TK_INLINE vs vs_load_i8(const int8_t *p) { return widen_i8(p); }
 TK_INLINE vi va_total(va sum) { return sum; }
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) { return vmlaq_s32(total, sum, scale); }
-TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) { return va_add_scaled(total, sum, scale); }
 
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {
     return vsliq_n_s32(widen_u8(even), widen_u8(odd), 16);

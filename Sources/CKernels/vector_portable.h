@@ -9,8 +9,11 @@
 #define TK_UNROLL
 #define TK_IN_ORDER(x) ((void)(x))
 #define TK_OPAQUE(p) ((void)(p))
-// How many va_dot may follow va_zero before va_add_scaled must empty the sums: for weights of 4, 5 and 6 bits.
-#define TK_DOTS_4BIT 8
+// Whether sums of K formats start at minus the middle of the weights' range times the sum of the activations that will go in
+// (va_start reads it from a piece, layout.h), so that they stay small; otherwise at zero.
+#define TK_CENTRED false
+#define va_start(sum) ((void)(sum), va_zero())
+// How many va_dot may follow before va_add_scaled must empty the sums, for weights of 5 and 6 bits; for 4 bits, 8.
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4
 
@@ -84,8 +87,6 @@ TK_INLINE vs vs_load_u8(const uint8_t *p) { vs r; TK_EACH r.v[l] = p[l]; return 
 TK_INLINE vs vs_load_i8(const int8_t *p) { vs r; TK_EACH r.v[l] = p[l]; return r; }
 TK_INLINE vi va_total(va sum) { return sum; }
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) { TK_EACH total.v[l] += sum.v[l] * scale.v[l]; return total; }
-// The same after at most TK_DOTS_4BIT products of weights of 4 bits.
-TK_INLINE vi va_add_scaled_4bit(vi total, va sum, vs scale) { return va_add_scaled(total, sum, scale); }
 
 // Two small integers for each lane, as int16 pairs, and their products with two activations' sums, added up.
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {

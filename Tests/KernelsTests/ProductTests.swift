@@ -16,7 +16,8 @@ struct ProductTests {
             var generator = SeededGenerator(seed: seed)
             let columns = Self.columns(format, using: &generator)
             let rows = Int.random(in: 1...50, using: &generator)
-            let count = Int.random(in: 1...9, using: &generator)
+            // More than 8 rows share weights that are unpacked once.
+            let count = Int.random(in: seed % 4 == 0 ? 9...40 : 1...9, using: &generator)
             let contents: Matrix.Contents = seed % 3 == 0 ? .extreme : .random
             let matrix = Matrix(format, rows: rows, columns: columns, contents: contents, using: &generator)
             let activations = Activations(
@@ -43,7 +44,9 @@ struct ProductTests {
             var values = [Float](repeating: 127, count: 3 * columns)
             for k in columns..<2 * columns { values[k] = -127 }
             for k in stride(from: 2 * columns, to: 3 * columns, by: 2) { values[k] = -127 }
-            let activations = Activations(format, columns: columns, values: values)
+            // Few rows, or so many that they share unpacked weights.
+            let activations = Activations(
+                format, columns: columns, values: [[Float]](repeating: values, count: seed % 2 == 0 ? 1 : 4).flatMap(\.self))
             let product = matrix.product(TK_ISA_PORTABLE, activations)
             Self.expectNear(product, matrix, activations, "seed \(seed)")
             for isa in vectorSets {

@@ -142,8 +142,8 @@ void tk_dequantise_panel(
 // (f32: the plain row). Quantisation of a block: amax = max |x|; scale = amax / 127; inv = 127 / amax;
 // q = round to nearest even (x * inv), kept within -127...127. A block with amax < 2^-100 is zeros with scale 0.
 //
-// A prepared row is what products read: the encoded row and sums of its int8 values, 64-byte padded. Opaque; made by
-// tk_prepare in the caller's scratch. A byte -128, which only a faulty peer sends, is taken as -127.
+// A prepared row is what products read: the encoded row and sums of its int8 values, a multiple of 64 bytes. Opaque (layout.h);
+// made by tk_prepare in the caller's scratch. A byte -128, which only a faulty peer sends, is taken as -127.
 
 typedef enum tk_activation {
     TK_ACTIVATION_F32 = 0,

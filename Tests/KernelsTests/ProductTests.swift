@@ -45,8 +45,8 @@ struct ProductTests {
             for k in columns..<2 * columns { values[k] = -127 }
             for k in stride(from: 2 * columns, to: 3 * columns, by: 2) { values[k] = -127 }
             // Few rows, or so many that they share unpacked weights.
-            let activations = Activations(
-                format, columns: columns, values: [[Float]](repeating: values, count: seed % 2 == 0 ? 1 : 4).flatMap(\.self))
+            let copies = [[Float]](repeating: values, count: seed % 2 == 0 ? 1 : 4)
+            let activations = Activations(format, columns: columns, values: copies.flatMap(\.self))
             let product = matrix.product(TK_ISA_PORTABLE, activations)
             Self.expectNear(product, matrix, activations, "seed \(seed)")
             for isa in vectorSets {

@@ -17,15 +17,22 @@ package struct NUMANode: Sendable, Equatable {
     ///
     /// - Throws: `EngineError` `numa` where the system does not let it.
     package func pin() throws {
-        let mask = numa_allocate_cpumask()
-        defer { if let mask { numa_bitmask_free(mask) } }
-        for processor in processors { numa_bitmask_setbit(mask, UInt32(clamping: processor)) }
-        guard mask != nil, numa_sched_setaffinity(0, mask) >= 0 else {
+        guard runOnly(onProcessors: processors) else {
             throw EngineError(
                 code: "numa",
                 message: "cannot run on the processors of NUMA node \(number): \(String(cString: strerror(errno)))")
         }
     }
+}
+
+/// Lets the calling thread, and those that it starts from now on, run on these processors only.
+///
+/// - Returns: false where the system does not let it; `errno` says why.
+package func runOnly(onProcessors processors: [Int]) -> Bool {
+    guard let mask = numa_allocate_cpumask() else { return false }
+    defer { numa_bitmask_free(mask) }
+    for processor in processors { numa_bitmask_setbit(mask, UInt32(clamping: processor)) }
+    return numa_sched_setaffinity(0, mask) >= 0
 }
 
 /// The machine's NUMA nodes, as far as this process may use them.

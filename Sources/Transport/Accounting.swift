@@ -18,25 +18,24 @@ package struct KindCounters: Sendable, Equatable {
 
 /// What a connection carried, by kind.
 package struct ConnectionCounters: Sendable, Equatable {
-    private var kinds: [FrameKind: KindCounters] = [:]
+    /// By the kind's place among all kinds.
+    private var kinds = [KindCounters](repeating: KindCounters(), count: FrameKind.allCases.count)
 
-    package subscript(_ kind: FrameKind) -> KindCounters { kinds[kind] ?? KindCounters() }
+    package subscript(_ kind: FrameKind) -> KindCounters { kinds[kind.place] }
 
-    mutating func sent(_ frame: Frame) {
-        add(KindCounters(framesSent: 1, bytesSent: UInt64(frame.payload.readableBytes)), to: frame.kind)
+    mutating func sent(_ kind: FrameKind, payloadBytes: Int) {
+        kinds[kind.place].framesSent &+= 1
+        kinds[kind.place].bytesSent &+= UInt64(payloadBytes)
     }
 
-    mutating func received(_ frame: Frame) {
-        add(KindCounters(framesReceived: 1, bytesReceived: UInt64(frame.payload.readableBytes)), to: frame.kind)
+    mutating func received(_ kind: FrameKind, payloadBytes: Int) {
+        kinds[kind.place].framesReceived &+= 1
+        kinds[kind.place].bytesReceived &+= UInt64(payloadBytes)
     }
 
     /// Adds another connection's counters: what a peer sent over several connections.
     package mutating func add(_ other: ConnectionCounters) {
-        for (kind, counters) in other.kinds { add(counters, to: kind) }
-    }
-
-    private mutating func add(_ counters: KindCounters, to kind: FrameKind) {
-        kinds[kind, default: KindCounters()].add(counters)
+        for (place, counters) in other.kinds.enumerated() { kinds[place].add(counters) }
     }
 
     package init() {}
@@ -44,7 +43,8 @@ package struct ConnectionCounters: Sendable, Equatable {
     /// The counters as a worker's accounting reports them, in the order of the kinds.
     package func links(peer: String) -> [ProtoLinkAccounting] {
         FrameKind.allCases.compactMap { kind in
-            guard let counters = kinds[kind] else { return nil }
+            let counters = self[kind]
+            guard counters != KindCounters() else { return nil }
             var link = ProtoLinkAccounting()
             link.peer = peer
             link.kind = kind.name

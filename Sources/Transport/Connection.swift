@@ -28,7 +28,7 @@ package final class Connection: Sendable {
     /// that was sent, or when ``ConnectionLimits/linger`` is over.
     package let socketClosed: EventLoopFuture<Void>
 
-    /// The socket, for looking whether something has arrived on it; nil where there is none. Others' once it is closed.
+    /// The socket, for looking whether something has arrived on it; nil where there is none. Another's once it is closed.
     package let descriptor: CInt?
 
     private let handler: NIOLoopBound<ConnectionHandler>
@@ -80,6 +80,24 @@ package final class Connection: Sendable {
         }
     }
 
+    /// Sends a frame whose payload `write` appends to the connection's own memory, so that none is made for it. On the loop.
+    ///
+    /// - Parameter body: the rest of the payload, which is not copied where the socket takes it at once.
+    package func send(
+        _ kind: FrameKind, correlation: UInt64 = 0, epoch: UInt64 = 0,
+        body: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0),
+        payload write: (inout ByteBuffer) -> Void
+    ) {
+        drainInbox()
+        handler.value.send(kind, correlation: correlation, epoch: epoch, body: body, payload: write)
+    }
+
+    /// Reads what has arrived from the socket and delivers it, as the loop does: for the loop's own use, in a task that keeps
+    /// it from looking itself.
+    package func receive() {
+        handler.value.receive()
+    }
+
     /// Hands what was sent to the socket now: for the loop's own use, before a long computation.
     package func flush() {
         if eventLoop.inEventLoop {
@@ -109,12 +127,17 @@ package final class Connection: Sendable {
         for frame in frames { handler.value.send(frame) }
     }
 
-    func countSent(_ frame: Frame) {
-        counters.withLock { $0.sent(frame) }
+    func countSent(_ kind: FrameKind, payloadBytes: Int) {
+        counters.withLock { $0.sent(kind, payloadBytes: payloadBytes) }
     }
 
-    func countReceived(_ frame: Frame) {
-        counters.withLock { $0.received(frame) }
+    func countReceived(_ kind: FrameKind, payloadBytes: Int) {
+        counters.withLock { $0.received(kind, payloadBytes: payloadBytes) }
+    }
+
+    /// Bytes that were sent otherwise than by ``send(_:)``.
+    func given(bytes: Int) {
+        outgoing.add(bytes, ordering: .relaxed)
     }
 
     func taken(bytes: Int) {

@@ -24,6 +24,8 @@ final class ConnectionHandler: ChannelInboundHandler {
 
     /// Payloads up to this size are copied behind their headers, so that a tick's small frames are one write.
     private static let coalescedPayloadBytes = 4096
+    /// The tail's memory is used again up to this size: the frames of a decode step.
+    private static let retainedBytes = 1 << 20
 
     private var machine: ConnectionStateMachine
     private var decoder = FrameDecoder()
@@ -31,6 +33,10 @@ final class ConnectionHandler: ChannelInboundHandler {
     private var phase = Phase.open
     private var context: ChannelHandlerContext?
     private var connection: Connection?
+    /// Of the connection; nil where the channel is no socket.
+    private var socket: StreamSocket?
+    private var channel: (any Channel)?
+    private var isTakingFrames = false
     private var delegate: (any ConnectionDelegate)?
     private var timer: Scheduled<Void>?
 
@@ -39,6 +45,8 @@ final class ConnectionHandler: ChannelInboundHandler {
     private var tail = ByteBuffer()
     /// Bytes of the batch that the connection counts as outgoing.
     private var batchBytes = 0
+    /// Writes of the channel that have not ended. Until they have, nothing may be written around it.
+    private var channelWrites = 0
     /// Frames that the owner sent before it had taken the peer.
     private var early: [Frame] = []
     private var isFlushScheduled = false
@@ -64,6 +72,7 @@ final class ConnectionHandler: ChannelInboundHandler {
     func handlerRemoved(context: ChannelHandlerContext) {
         end(Failure(code: "connection_closed", message: "the connection was closed"))
         self.context = nil
+        channel = nil
     }
 
     func channelActive(context: ChannelHandlerContext) {
@@ -88,6 +97,27 @@ final class ConnectionHandler: ChannelInboundHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         guard phase == .open else { return }
         decoder.feed(unwrapInboundIn(data))
+        takeFrames()
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        readComplete()
+        context.fireChannelReadComplete()
+    }
+
+    /// Reads around the channel. Nothing happens within a delegate's call: its frame is not over yet.
+    func receive() {
+        guard phase == .open, !isTakingFrames, machine.isEstablished, let socket, channel?.isActive == true else {
+            return
+        }
+        guard decoder.receive({ socket.receive(into: $0) }) > 0 else { return }
+        takeFrames()
+        readComplete()
+    }
+
+    private func takeFrames() {
+        isTakingFrames = true
+        defer { isTakingFrames = false }
         do throws(Failure) {
             while phase == .open, let frame = try decoder.next() {
                 take(frame)
@@ -98,12 +128,11 @@ final class ConnectionHandler: ChannelInboundHandler {
         machine.heard(isInsideFrame: decoder.isInsideFrame)
     }
 
-    func channelReadComplete(context: ChannelHandlerContext) {
+    private func readComplete() {
         if phase == .open, machine.isEstablished, let connection {
             delegate?.readComplete(on: connection)
         }
         flushBatch()
-        context.fireChannelReadComplete()
     }
 
     func channelInactive(context: ChannelHandlerContext) {
@@ -120,7 +149,7 @@ final class ConnectionHandler: ChannelInboundHandler {
     // MARK: Frames in
 
     private func take(_ frame: Frame) {
-        connection?.countReceived(frame)
+        connection?.countReceived(frame.kind, payloadBytes: frame.payload.readableBytes)
         switch machine.received(frame) {
         case .none:
             break
@@ -147,6 +176,8 @@ final class ConnectionHandler: ChannelInboundHandler {
             handler: self, channel: context.channel, peer: peer, limits: machine.local.limits
         )
         self.connection = connection
+        socket = connection.descriptor.map(StreamSocket.init)
+        channel = context.channel
         return connection
     }
 
@@ -197,36 +228,79 @@ final class ConnectionHandler: ChannelInboundHandler {
         }
         guard frame.payload.readableBytes <= connection.peer.maximumPayloadBytes else {
             connection.taken(bytes: bytes)
-            fail(
-                Failure(
-                    code: "frame_too_long",
-                    message: "frame \(frame.kind.name) would have \(frame.payload.readableBytes) payload bytes, "
-                        + "the peer accepts \(connection.peer.maximumPayloadBytes)"
-                )
-            )
+            refuse(frame.kind, payloadBytes: frame.payload.readableBytes, connection)
             return
         }
         // What waits already counts, not the frame: however large an answer is, it may follow one that is being read.
-        let waiting = connection.outgoingBytes - bytes
-        guard waiting <= machine.maximumOutgoingBytes else {
+        guard isKeepingUp(connection, waiting: connection.outgoingBytes - bytes) else {
             connection.taken(bytes: bytes)
-            end(
-                Failure(
-                    code: "peer_too_slow",
-                    message: "\(waiting) bytes wait for \(connection.peer.name), at most "
-                        + "\(machine.maximumOutgoingBytes) may"
-                )
-            )
-            context?.close(promise: nil)
             return
         }
         write(frame)
         batchBytes += bytes
     }
 
+    /// A frame of the connection's user, whose payload `write` appends; `body` follows it.
+    func send(
+        _ kind: FrameKind, correlation: UInt64, epoch: UInt64, body: UnsafeRawBufferPointer,
+        payload write: (inout ByteBuffer) -> Void
+    ) {
+        guard phase == .open, let connection else { return }
+        guard machine.isEstablished else {
+            var payload = ByteBuffer()
+            write(&payload)
+            payload.writeBytes(body)
+            connection.given(bytes: payload.readableBytes + FrameHeader.bytes)
+            early.append(Frame(kind, correlation: correlation, epoch: epoch, payload: payload))
+            return
+        }
+        guard isKeepingUp(connection, waiting: connection.outgoingBytes) else { return }
+        let start = tail.writerIndex
+        let length = Frame.write(
+            kind, correlation: correlation, epoch: epoch, into: &tail, body: body, payload: write)
+        guard length <= connection.peer.maximumPayloadBytes else {
+            tail.moveWriterIndex(to: start)
+            refuse(kind, payloadBytes: length, connection)
+            return
+        }
+        connection.given(bytes: length + FrameHeader.bytes)
+        batchBytes += length + FrameHeader.bytes
+        connection.countSent(kind, payloadBytes: length)
+        var rest = body
+        if body.count > Self.coalescedPayloadBytes, batch.isEmpty {
+            rest = UnsafeRawBufferPointer(rebasing: body[writeTail(connection, body)...])
+        }
+        tail.writeBytes(rest)
+        if tail.readableBytes > 0 { scheduleFlush() }
+    }
+
+    private func refuse(_ kind: FrameKind, payloadBytes: Int, _ connection: Connection) {
+        fail(
+            Failure(
+                code: "frame_too_long",
+                message: "frame \(kind.name) would have \(payloadBytes) payload bytes, "
+                    + "the peer accepts \(connection.peer.maximumPayloadBytes)"
+            )
+        )
+    }
+
+    /// Whether the peer takes what it is sent; else the connection is cut.
+    private func isKeepingUp(_ connection: Connection, waiting: Int) -> Bool {
+        guard waiting > machine.maximumOutgoingBytes else { return true }
+        end(
+            Failure(
+                code: "peer_too_slow",
+                message: "\(waiting) bytes wait for \(connection.peer.name), at most "
+                    + "\(machine.maximumOutgoingBytes) may"
+            )
+        )
+        context?.close(promise: nil)
+        return false
+    }
+
     /// Encodes a frame into the tick's batch.
     private func write(_ frame: Frame) {
-        connection?.countSent(frame)
+        connection?.countSent(frame.kind, payloadBytes: frame.payload.readableBytes)
         if frame.payload.readableBytes <= Self.coalescedPayloadBytes {
             frame.write(into: &tail)
         } else {
@@ -247,26 +321,75 @@ final class ConnectionHandler: ChannelInboundHandler {
         }
     }
 
-    /// Hands the batch to the socket: one write call for all of it, if the socket takes it.
+    /// Hands the batch to the socket, and what the socket does not take at once to the channel.
     func flushBatch() {
-        if let context, phase != .closed, tail.readableBytes > 0 || !batch.isEmpty {
-            let last = tail.readableBytes > 0 ? tail : batch.removeLast()
-            let buffers = batch
-            batch.removeAll(keepingCapacity: true)
-            tail = ByteBuffer()
-            let bytes = batchBytes
-            batchBytes = 0
-            for buffer in buffers {
-                context.write(wrapOutboundOut(buffer), promise: nil)
-            }
-            let written = context.eventLoop.makePromise(of: Void.self)
-            written.futureResult.assumeIsolated().whenComplete { [connection] _ in
-                connection?.taken(bytes: bytes)
-                self.tellWritability()
-            }
-            context.writeAndFlush(wrapOutboundOut(last), promise: written)
+        guard let context, phase != .closed, tail.readableBytes > 0 || !batch.isEmpty else { return }
+        if let connection { writeToSocket(connection) }
+        if tail.readableBytes > 0 || !batch.isEmpty {
+            writeToChannel(context)
+            tellWritability()
         }
-        tellWritability()
+    }
+
+    /// The socket, for writing around the channel, unless that has bytes to write first.
+    private var freeSocket: StreamSocket? {
+        phase == .open && channelWrites == 0 && channel?.isActive == true ? socket : nil
+    }
+
+    private func writeToSocket(_ connection: Connection) {
+        guard let socket = freeSocket else { return }
+        while !batch.isEmpty {
+            let written = socket.send(batch[0])
+            wrote(written, connection)
+            batch[0].moveReaderIndex(forwardBy: written)
+            guard batch[0].readableBytes == 0 else { return }
+            batch.removeFirst()
+        }
+        if tail.readableBytes > 0 { _ = writeTail(connection) }
+    }
+
+    /// Writes the tail, and bytes behind it.
+    ///
+    /// - Returns: how many of the bytes behind it the socket took.
+    private func writeTail(
+        _ connection: Connection, _ body: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0)
+    ) -> Int {
+        guard let socket = freeSocket else { return 0 }
+        let written = socket.send(tail, body)
+        wrote(written, connection)
+        let ofTail = min(written, tail.readableBytes)
+        tail.moveReaderIndex(forwardBy: ofTail)
+        if tail.readableBytes == 0 {
+            if tail.capacity <= Self.retainedBytes { tail.clear() } else { tail = ByteBuffer() }
+        }
+        return written - ofTail
+    }
+
+    private func wrote(_ bytes: Int, _ connection: Connection) {
+        // The handshake's frames and pings are not the user's, and not counted.
+        let counted = min(bytes, batchBytes)
+        batchBytes -= counted
+        connection.taken(bytes: counted)
+    }
+
+    private func writeToChannel(_ context: ChannelHandlerContext) {
+        let last = tail.readableBytes > 0 ? tail : batch.removeLast()
+        let buffers = batch
+        batch.removeAll(keepingCapacity: true)
+        tail = ByteBuffer()
+        let bytes = batchBytes
+        batchBytes = 0
+        for buffer in buffers {
+            context.write(wrapOutboundOut(buffer), promise: nil)
+        }
+        channelWrites += 1
+        let written = context.eventLoop.makePromise(of: Void.self)
+        written.futureResult.assumeIsolated().whenComplete { [connection] _ in
+            self.channelWrites -= 1
+            connection?.taken(bytes: bytes)
+            self.tellWritability()
+        }
+        context.writeAndFlush(wrapOutboundOut(last), promise: written)
     }
 
     /// Half of the limit is the distance that keeps a connection at its limit from flickering.

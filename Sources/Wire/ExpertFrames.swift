@@ -77,16 +77,15 @@ package struct ExpertRequest: Sendable, Equatable {
         self.rows = rows
     }
 
-    /// Writes a payload, with the rows written in place by `writeRows`, which gets exactly
+    /// Appends a payload, with the rows written in place by `writeRows`, which gets exactly
     /// `rowCount * format.rowBytes(columns:)` bytes.
-    package static func payload(
+    package static func write(
         step: UInt64, lane: UInt32, layer: UInt32, isPrefill: Bool, format: RowFormat, rowCount: Int, columns: Int,
-        assignments: [Assignment], writeRows: (UnsafeMutableRawBufferPointer) -> Void
-    ) -> ByteBuffer {
+        assignments: [Assignment], into buffer: inout ByteBuffer, writeRows: (UnsafeMutableRawBufferPointer) -> Void
+    ) {
         assert(rowCount <= maximumRows && assignments.count <= maximumRows && columns <= maximumColumns)
         let rowBytes = rowCount * format.rowBytes(columns: columns)
-        var buffer = ByteBuffer()
-        buffer.reserveCapacity(headBytes + assignments.count * 4 + rowBytes)
+        buffer.reserveCapacity(minimumWritableBytes: headBytes + assignments.count * 4 + rowBytes)
         buffer.writeMultipleIntegers(
             step, lane, layer, UInt8(isPrefill ? 1 : 0), format.rawValue, UInt16(0), UInt32(rowCount),
             UInt32(assignments.count), UInt32(columns), endianness: .little
@@ -98,15 +97,16 @@ package struct ExpertRequest: Sendable, Equatable {
             writeRows(UnsafeMutableRawBufferPointer(rebasing: space.prefix(rowBytes)))
             return rowBytes
         }
-        return buffer
     }
 
     package func payload() -> ByteBuffer {
-        Self.payload(
+        var buffer = ByteBuffer()
+        Self.write(
             step: step, lane: lane, layer: layer, isPrefill: isPrefill, format: format, rowCount: rowCount,
-            columns: columns, assignments: assignments,
+            columns: columns, assignments: assignments, into: &buffer,
             writeRows: { space in rows.withUnsafeReadableBytes { space.copyMemory(from: $0) } }
         )
+        return buffer
     }
 
     /// Reads a payload from a peer.
@@ -205,38 +205,22 @@ package struct ExpertReply: Sendable, Equatable {
         self.rows = rows
     }
 
-    /// Writes a payload, with the rows written in place by `writeRows`, which gets exactly `rowCount * columns * 4`
-    /// bytes.
-    package static func payload(
-        step: UInt64, lane: UInt32, layer: UInt32, rowCount: Int, columns: Int,
-        writeRows: (UnsafeMutableRawBufferPointer) -> Void
-    ) -> ByteBuffer {
-        var buffer = head(step: step, lane: lane, layer: layer, status: .done, rowCount: rowCount, columns: columns)
-        let rowBytes = rowCount * columns * 4
-        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: rowBytes) { space in
-            writeRows(UnsafeMutableRawBufferPointer(rebasing: space.prefix(rowBytes)))
-            return rowBytes
-        }
-        return buffer
-    }
-
-    package func payload() -> ByteBuffer {
-        var buffer = Self.head(
-            step: step, lane: lane, layer: layer, status: status, rowCount: rowCount, columns: columns
-        )
-        buffer.writeImmutableBuffer(rows)
-        return buffer
-    }
-
-    private static func head(
-        step: UInt64, lane: UInt32, layer: UInt32, status: Status, rowCount: Int, columns: Int
-    ) -> ByteBuffer {
+    /// Appends the head of a payload whose `rowCount * columns` float32 follow it.
+    package static func writeHead(
+        step: UInt64, lane: UInt32, layer: UInt32, status: Status = .done, rowCount: Int, columns: Int,
+        into buffer: inout ByteBuffer
+    ) {
         assert(rowCount <= ExpertRequest.maximumRows && columns <= ExpertRequest.maximumColumns)
-        var buffer = ByteBuffer()
-        buffer.reserveCapacity(headBytes + rowCount * columns * 4)
         buffer.writeMultipleIntegers(
             step, lane, layer, UInt32(rowCount), UInt32(columns), status.rawValue, endianness: .little
         )
+    }
+
+    package func payload() -> ByteBuffer {
+        var buffer = ByteBuffer()
+        Self.writeHead(
+            step: step, lane: lane, layer: layer, status: status, rowCount: rowCount, columns: columns, into: &buffer)
+        buffer.writeImmutableBuffer(rows)
         return buffer
     }
 
@@ -283,16 +267,15 @@ package struct HiddenState: Sendable, Equatable {
     /// `rowCount` rows of float32 without gaps.
     package var rows: ByteBuffer
 
-    /// Writes a payload, with the rows written in place by `writeRows`, which gets exactly `rowCount * columns * 4`
+    /// Appends a payload, with the rows written in place by `writeRows`, which gets exactly `rowCount * columns * 4`
     /// bytes; `rowCount` is the number of tokens in `step`.
-    package static func payload(
-        step: ProtoStep, columns: Int, writeRows: (UnsafeMutableRawBufferPointer) -> Void
-    ) -> ByteBuffer {
+    package static func write(
+        step: ProtoStep, columns: Int, into buffer: inout ByteBuffer, writeRows: (UnsafeMutableRawBufferPointer) -> Void
+    ) {
         let message = step.wireBytes()
         let padding = (4 - message.readableBytes % 4) % 4
         let rowBytes = step.rowCount * columns * 4
-        var buffer = ByteBuffer()
-        buffer.reserveCapacity(4 + message.readableBytes + padding + rowBytes)
+        buffer.reserveCapacity(minimumWritableBytes: 4 + message.readableBytes + padding + rowBytes)
         buffer.writeInteger(UInt32(message.readableBytes), endianness: .little)
         buffer.writeImmutableBuffer(message)
         buffer.writeRepeatingByte(0, count: padding)
@@ -300,7 +283,6 @@ package struct HiddenState: Sendable, Equatable {
             writeRows(UnsafeMutableRawBufferPointer(rebasing: space.prefix(rowBytes)))
             return rowBytes
         }
-        return buffer
     }
 
     /// Reads a payload from a peer.

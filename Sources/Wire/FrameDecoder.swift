@@ -4,6 +4,7 @@ package import NIOCore
 ///
 /// A frame's length is checked against the limits before anything is allocated for it. Whole frames inside a fed buffer
 /// are slices of it; only a frame that arrives in pieces is copied, and its buffer grows with the bytes that really came.
+/// What ``receive(_:)`` reads is in memory of the decoder's own, where a frame that arrives in pieces is put together.
 /// After a failure the decoder gives the same failure for ever, as there is no place to resume in a broken stream.
 package struct FrameDecoder: Sendable {
     /// Largest payload accepted from now on. Grows after the handshake.
@@ -11,8 +12,11 @@ package struct FrameDecoder: Sendable {
     /// Frames of unknown kinds of a newer minor version that were dropped.
     package private(set) var skippedFrames = 0
 
-    /// Fed, and not looked at yet.
+    /// Fed or received, and not looked at yet. Where it was received, also the beginning of a frame.
     private var input = ByteBuffer()
+    /// Whether `input` is the decoder's own memory. Else that is in `spare`, empty.
+    private var isReceived = false
+    private var spare = ByteBuffer()
     /// The beginning of one frame whose end has not arrived. Never shares its storage.
     private var partial = ByteBuffer()
     private var failure: Failure?
@@ -22,16 +26,47 @@ package struct FrameDecoder: Sendable {
     }
 
     /// Whether the beginning of a frame is here and its end is not. Meaningful when ``next()`` has returned nil.
-    package var isInsideFrame: Bool { partial.readableBytes > 0 }
+    package var isInsideFrame: Bool { partial.readableBytes > 0 || input.readableBytes > 0 }
 
     /// Takes bytes that arrived.
     package mutating func feed(_ bytes: ByteBuffer) {
         guard failure == nil else { return }
-        if input.readableBytes == 0 {
-            input = bytes
-        } else {
+        guard input.readableBytes == 0 else {
             input.writeImmutableBuffer(bytes)
+            return
         }
+        if isReceived {
+            swap(&input, &spare)
+            isReceived = false
+        }
+        input = bytes
+    }
+
+    /// Room that ``receive(_:)`` offers: a few tensor frames of a decode step.
+    package static let receiveBytes = 256 << 10
+
+    /// Lets `read` put bytes that arrived behind those that wait for the rest of their frame. It gets at least
+    /// ``receiveBytes`` of room, and returns how many of them it has used. The memory is used again as soon as nobody holds a
+    /// frame of it.
+    ///
+    /// - Returns: what `read` returned.
+    package mutating func receive(_ read: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
+        guard failure == nil else { return 0 }
+        if !isReceived, input.readableBytes == 0 {
+            input = spare
+            spare = ByteBuffer()
+            isReceived = true
+        }
+        // Twice as much as there is at the most, so that this grows with the bytes that really came too.
+        let room = max(Self.receiveBytes, min(input.readableBytes, maximumPayloadBytes))
+        if input.readableBytes > 0 {
+            if input.writableBytes < Self.receiveBytes { input.discardReadBytes() }
+        } else if input.capacity > 4 * Self.receiveBytes {
+            input = ByteBuffer()
+        } else {
+            input.clear()
+        }
+        return input.writeWithUnsafeMutableBytes(minimumWritableBytes: room, read)
     }
 
     /// The next whole frame, or nil if more bytes are needed.
@@ -49,6 +84,7 @@ package struct FrameDecoder: Sendable {
         } catch {
             failure = error
             input = ByteBuffer()
+            spare = ByteBuffer()
             partial = ByteBuffer()
             throw error
         }
@@ -62,8 +98,7 @@ package struct FrameDecoder: Sendable {
                     return RawFrame(header: header, bytes: frame)
                 }
             }
-            partial = ByteBuffer()
-            move(upTo: input.readableBytes)
+            if !isReceived { move(upTo: input.readableBytes) }
             return nil
         }
         if partial.readableBytes < FrameHeader.bytes {
@@ -78,10 +113,11 @@ package struct FrameDecoder: Sendable {
     }
 
     private mutating func move(upTo count: Int) {
-        guard var piece = input.readSlice(length: min(count, input.readableBytes)) else { return }
-        partial.writeBuffer(&piece)
+        if let piece = input.readSlice(length: min(count, input.readableBytes)), piece.readableBytes > 0 {
+            partial.writeImmutableBuffer(piece)
+        }
         // The fed buffer is not kept alive by an empty rest.
-        if input.readableBytes == 0 { input = ByteBuffer() }
+        if !isReceived, input.readableBytes == 0 { input = ByteBuffer() }
     }
 }
 
@@ -94,7 +130,10 @@ private struct RawFrame {
     func checked() throws(Failure) -> Frame? {
         var payload = bytes
         payload.moveReaderIndex(forwardBy: FrameHeader.bytes)
-        let checksum = bytes.withUnsafeReadableBytes { FrameHeader.checksum(encodedHeader: $0, payload: payload) }
+        let checksum = bytes.withUnsafeReadableBytes {
+            FrameHeader.checksum(
+                encodedHeader: $0, payload: UnsafeRawBufferPointer(rebasing: $0[FrameHeader.bytes...]))
+        }
         guard checksum == header.checksum else {
             throw Failure(
                 code: "frame_checksum",
@@ -124,18 +163,18 @@ extension FrameHeader {
         return try check(range: min(range.lowerBound, limit)...min(range.upperBound, limit), name: kind.name)
     }
 
-    private func check(range: ClosedRange<Int>, name: String) throws(Failure) -> Int {
+    private func check(range: ClosedRange<Int>, name: @autoclosure () -> String) throws(Failure) -> Int {
         let length = Int(length)
         guard length <= range.upperBound else {
             throw Failure(
                 code: "frame_too_long",
-                message: "frame \(name) has a payload of \(length) bytes, at most \(range.upperBound) are allowed"
+                message: "frame \(name()) has a payload of \(length) bytes, at most \(range.upperBound) are allowed"
             )
         }
         guard length >= range.lowerBound else {
             throw Failure(
                 code: "frame_too_short",
-                message: "frame \(name) has a payload of \(length) bytes, at least \(range.lowerBound) are due"
+                message: "frame \(name()) has a payload of \(length) bytes, at least \(range.lowerBound) are due"
             )
         }
         return length

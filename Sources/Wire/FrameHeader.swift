@@ -41,20 +41,53 @@ package struct FrameHeader: Sendable, Equatable {
     /// - Throws: `version_unsupported`, or, when the bytes are no frame at all, `http_request`, `http_response`,
     ///   `tls_unsupported` or `frame_magic`.
     package init?(peeking buffer: ByteBuffer) throws(Failure) {
-        let start = buffer.readerIndex
-        guard let magic = buffer.getInteger(at: start, endianness: .little, as: UInt32.self) else { return nil }
-        guard magic == Self.magic else { throw Self.foreign(start: buffer.getBytes(at: start, length: 4) ?? []) }
-        guard buffer.readableBytes >= Self.bytes,
-            let (major, minor, kind, length, checksum, correlation, epoch) = buffer.peekHeaderFields()
-        else { return nil }
-        guard major == Self.majorVersion else {
+        let found = buffer.withUnsafeReadableBytes { bytes -> (magic: UInt32, rest: Fields?)? in
+            guard bytes.count >= 4 else { return nil }
+            return (Fields.integer(bytes, 0), bytes.count >= Self.bytes ? Fields(bytes) : nil)
+        }
+        guard let (magic, fields) = found else { return nil }
+        guard magic == Self.magic else {
+            throw Self.foreign(start: buffer.getBytes(at: buffer.readerIndex, length: 4) ?? [])
+        }
+        guard let fields else { return nil }
+        guard fields.major == Self.majorVersion else {
             throw Failure(
                 code: "version_unsupported",
-                message: "frame has major version \(major), this side speaks \(Self.majorVersion)"
+                message: "frame has major version \(fields.major), this side speaks \(Self.majorVersion)"
             )
         }
-        self.init(kind: kind, length: length, checksum: checksum, correlation: correlation, epoch: epoch)
-        minorVersion = minor
+        self.init(
+            kind: fields.kind, length: fields.length, checksum: fields.checksum, correlation: fields.correlation,
+            epoch: fields.epoch)
+        minorVersion = fields.minor
+    }
+
+    /// What follows the magic, as it stands there.
+    private struct Fields {
+        let major: UInt8
+        let minor: UInt8
+        let kind: UInt16
+        let length: UInt32
+        let checksum: UInt32
+        let correlation: UInt64
+        let epoch: UInt64
+
+        /// - Parameter bytes: at least ``FrameHeader/bytes``.
+        init(_ bytes: UnsafeRawBufferPointer) {
+            major = bytes[4]
+            minor = bytes[5]
+            kind = Self.integer(bytes, 6)
+            length = Self.integer(bytes, 8)
+            checksum = Self.integer(bytes, FrameHeader.checksumOffset)
+            correlation = Self.integer(bytes, 16)
+            epoch = Self.integer(bytes, 24)
+        }
+
+        static func integer<Value: FixedWidthInteger & BitwiseCopyable>(
+            _ bytes: UnsafeRawBufferPointer, _ offset: Int
+        ) -> Value {
+            Value(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: Value.self))
+        }
     }
 
     /// What is wrong with a stream that starts with `bytes`: people point HTTP clients at the wrong port every day, and
@@ -78,18 +111,29 @@ package struct FrameHeader: Sendable, Equatable {
 
     /// Appends the header's 32 bytes.
     package func write(into buffer: inout ByteBuffer) {
-        buffer.writeMultipleIntegers(
-            Self.magic, Self.majorVersion, minorVersion, kind, length, checksum, correlation, epoch,
-            endianness: .little
-        )
+        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: Self.bytes) { space in
+            space.storeBytes(of: Self.magic.littleEndian, as: UInt32.self)
+            space.storeBytes(of: Self.majorVersion, toByteOffset: 4, as: UInt8.self)
+            space.storeBytes(of: minorVersion, toByteOffset: 5, as: UInt8.self)
+            space.storeBytes(of: kind.littleEndian, toByteOffset: 6, as: UInt16.self)
+            space.storeBytes(of: length.littleEndian, toByteOffset: 8, as: UInt32.self)
+            space.storeBytes(of: checksum.littleEndian, toByteOffset: Self.checksumOffset, as: UInt32.self)
+            space.storeBytes(of: correlation.littleEndian, toByteOffset: 16, as: UInt64.self)
+            space.storeBytes(of: epoch.littleEndian, toByteOffset: 24, as: UInt64.self)
+            return Self.bytes
+        }
     }
 
-    /// The checksum over an encoded header of 32 bytes (its own four left out) and `payload`.
-    package static func checksum(encodedHeader: UnsafeRawBufferPointer, payload: ByteBuffer) -> UInt32 {
+    /// The checksum over an encoded header of 32 bytes (its own four left out) and a payload in up to two pieces.
+    package static func checksum(
+        encodedHeader: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer,
+        _ body: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0)
+    ) -> UInt32 {
         var checksum = CRC32C()
-        checksum.update(UnsafeRawBufferPointer(rebasing: encodedHeader.prefix(checksumOffset)))
-        checksum.update(UnsafeRawBufferPointer(rebasing: encodedHeader.prefix(bytes).dropFirst(checksumOffset + 4)))
-        payload.withUnsafeReadableBytes { checksum.update($0) }
+        checksum.update(UnsafeRawBufferPointer(rebasing: encodedHeader[..<checksumOffset]))
+        checksum.update(UnsafeRawBufferPointer(rebasing: encodedHeader[(checksumOffset + 4)..<bytes]))
+        checksum.update(payload)
+        checksum.update(body)
         return checksum.value
     }
 }
@@ -97,37 +141,40 @@ package struct FrameHeader: Sendable, Equatable {
 extension Frame {
     /// Appends header and payload.
     package func write(into buffer: inout ByteBuffer) {
-        writeHeader(into: &buffer)
-        buffer.writeImmutableBuffer(payload)
+        Self.write(kind, correlation: correlation, epoch: epoch, into: &buffer) { $0.writeImmutableBuffer(payload) }
+    }
+
+    /// Appends a frame whose payload `write` appends.
+    ///
+    /// - Parameter body: the rest of the payload, which is not appended; it has to follow unchanged.
+    /// - Returns: the payload's length, with the body.
+    @discardableResult
+    package static func write(
+        _ kind: FrameKind, correlation: UInt64, epoch: UInt64, into buffer: inout ByteBuffer,
+        body: UnsafeRawBufferPointer = UnsafeRawBufferPointer(start: nil, count: 0),
+        payload write: (inout ByteBuffer) -> Void
+    ) -> Int {
+        let start = buffer.writerIndex
+        FrameHeader(kind: kind.rawValue, length: 0, correlation: correlation, epoch: epoch).write(into: &buffer)
+        write(&buffer)
+        let offset = start - buffer.readerIndex
+        let length = buffer.writerIndex - start - FrameHeader.bytes + body.count
+        buffer.withUnsafeMutableReadableBytes { bytes in
+            let frame = UnsafeMutableRawBufferPointer(rebasing: bytes[offset...])
+            // Senders check the payload against the peer's limit, which is far below 2^32.
+            frame.storeBytes(of: UInt32(truncatingIfNeeded: length).littleEndian, toByteOffset: 8, as: UInt32.self)
+            let encoded = UnsafeRawBufferPointer(frame)
+            let checksum = FrameHeader.checksum(
+                encodedHeader: encoded, payload: UnsafeRawBufferPointer(rebasing: encoded[FrameHeader.bytes...]), body)
+            frame.storeBytes(of: checksum.littleEndian, toByteOffset: FrameHeader.checksumOffset, as: UInt32.self)
+        }
+        return length
     }
 
     /// Appends the header alone; the payload has to follow unchanged.
     package func writeHeader(into buffer: inout ByteBuffer) {
-        let start = buffer.writerIndex
-        let header = FrameHeader(
-            kind: kind.rawValue,
-            // Senders check the payload against the peer's limit, which is far below 2^32.
-            length: UInt32(truncatingIfNeeded: payload.readableBytes),
-            correlation: correlation,
-            epoch: epoch
-        )
-        header.write(into: &buffer)
-        let offset = start - buffer.readerIndex
-        let checksum = buffer.withUnsafeReadableBytes { bytes in
-            FrameHeader.checksum(
-                encodedHeader: UnsafeRawBufferPointer(rebasing: bytes.dropFirst(offset)), payload: payload)
+        payload.withUnsafeReadableBytes { payload in
+            _ = Self.write(kind, correlation: correlation, epoch: epoch, into: &buffer, body: payload) { _ in }
         }
-        buffer.setInteger(checksum, at: start + FrameHeader.checksumOffset, endianness: .little)
-    }
-}
-
-extension ByteBuffer {
-    fileprivate func peekHeaderFields() -> (UInt8, UInt8, UInt16, UInt32, UInt32, UInt64, UInt64)? {
-        var copy = self
-        copy.moveReaderIndex(forwardBy: 4)
-        return copy.readMultipleIntegers(
-            endianness: .little,
-            as: (UInt8, UInt8, UInt16, UInt32, UInt32, UInt64, UInt64).self
-        )
     }
 }

@@ -32,6 +32,15 @@ package enum FrameKind: UInt16, Sendable, CaseIterable {
     case status = 73
     case statusReport = 74
 
+    /// The kind's place in `allCases`, for tables of all kinds.
+    package var place: Int { Int(Self.places[Int(rawValue)]) }
+
+    private static let places: [UInt8] = {
+        var places = [UInt8](repeating: 0, count: 1 + Int(allCases.map(\.rawValue).max() ?? 0))
+        for (place, kind) in allCases.enumerated() { places[Int(kind.rawValue)] = UInt8(place) }
+        return places
+    }()
+
     /// The name that documents and accounting use.
     package var name: String { String(describing: self) }
 

@@ -73,13 +73,13 @@ package final class WorkerDaemon: Service {
     }
 
     private func serve(dataLoop: any EventLoop, controlLoop: any EventLoop, loader: ShardLoader) async throws {
-        let turn = try await LoopTurn.open(on: dataLoop).get()
+        let loop = try await DataLoop.open(on: dataLoop).get()
         let own = PeerID(name: configuration.name, incarnation: incarnation)
         let plane = try await dataLoop.submit { [self] in
             NIOLoopBound(
                 DataPlane(
-                    eventLoop: dataLoop, configuration: configuration, own: own, accounting: accounting, logger: logger,
-                    turn: turn.value, report: { [weak self] in self?.send($0) }),
+                    loop: loop.value, configuration: configuration, own: own, accounting: accounting, logger: logger,
+                    report: { [weak self] in self?.send($0) }),
                 eventLoop: dataLoop)
         }.get()
         let listener = try await Listener.bind(

@@ -117,8 +117,8 @@ private let stop = Failure(code: "stop", message: "enough")
             header.minorVersion = minor
             var buffer = ByteBuffer()
             header.write(into: &buffer)
-            let checksum = buffer.withUnsafeReadableBytes {
-                FrameHeader.checksum(encodedHeader: $0, payload: ByteBuffer(string: payload))
+            let checksum = buffer.withUnsafeReadableBytes { header in
+                Array(payload.utf8).withUnsafeBytes { FrameHeader.checksum(encodedHeader: header, payload: $0) }
             }
             buffer.setInteger(checksum, at: FrameHeader.checksumOffset, endianness: .little)
             buffer.writeString(payload)

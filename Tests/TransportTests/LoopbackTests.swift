@@ -94,6 +94,76 @@ import Wire
         await listener.close()
     }
 
+    /// Far more than a socket holds, so that the channel has to finish what was begun around it; in every way of sending.
+    @Test func whatTheSocketDoesNotTakeFollowsInOrder() async throws {
+        let far = Recorder()
+        let listener = try await listen { _ in far }
+        let connection = try await dial(listener, .test(.workerData, name: "near"), Recorder())
+        let sizes = (0..<60).map { [40, 70_000, 5000, 2_000_000][$0 % 4] + $0 }
+        try await connection.eventLoop.submit {
+            for (number, size) in sizes.enumerated() {
+                let id = UInt64(number)
+                let payload = ByteBuffer(repeating: UInt8(number), count: size)
+                switch number % 3 {
+                case 0: connection.send(Frame(.experts, correlation: id, payload: payload))
+                case 1: connection.send(.experts, correlation: id) { $0.writeImmutableBuffer(payload) }
+                default:
+                    payload.withUnsafeReadableBytes { bytes in
+                        connection.send(
+                            .experts, correlation: id, body: UnsafeRawBufferPointer(rebasing: bytes[7...])
+                        ) { $0.writeBytes(UnsafeRawBufferPointer(rebasing: bytes[..<7])) }
+                    }
+                }
+                if number % 5 == 0 { connection.flush() }
+            }
+        }.get()
+        connection.close()
+        #expect(await far.closing() == "connection_closed")
+        #expect(far.frames.map(\.correlation) == Array(0..<UInt64(sizes.count)))
+        #expect(far.frames.map(\.payload.readableBytes) == sizes)
+        for (number, frame) in far.frames.enumerated() {
+            #expect(frame.payload.readableBytesView.allSatisfy { $0 == UInt8(number) }, "frame \(number)")
+        }
+        #expect(connection.outgoingBytes == 0)
+        #expect(connection.accounting[.experts].bytesSent == UInt64(sizes.reduce(0, +)))
+        await listener.close()
+    }
+
+    /// One task of the loop, which never looks at its sockets meanwhile, asks and takes every answer.
+    @Test func aTaskReadsItsSocketsItself() async throws {
+        let listener = try await Listener.bind(
+            host: "127.0.0.1", port: 0, acceptLoop: group, childLoop: MultiThreadedEventLoopGroup.singleton.next(),
+            identity: .test(name: "far"), roles: everyRole, logger: quiet,
+            accept: { _ throws(Failure) in
+                Recorder { frame, connection in
+                    connection.send(Frame(.expertResults, correlation: frame.correlation, payload: frame.payload))
+                }
+            })
+        let loops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let near = Recorder()
+        let connection = try await Connector.connect(
+            host: "127.0.0.1", port: listener.port, on: loops.next(), identity: .test(.workerData, name: "near"),
+            makeDelegate: { _ in near })
+        let sizes = [32, 5000, 26_000, 300_000, 2_000_000]
+        try await connection.eventLoop.submit {
+            for (number, size) in sizes.enumerated() {
+                connection.send(.experts, correlation: UInt64(number)) { $0.writeRepeatingByte(9, count: size) }
+                // What the socket does not take at once is the channel's.
+                guard size < 60_000 else { continue }
+                connection.flush()
+                while near.frames.count <= number { connection.receive() }
+            }
+        }.get()
+        for await line in near.events where line == "received expertResults" {
+            if near.frames.count == sizes.count { break }
+        }
+        #expect(near.frames.map(\.payload.readableBytes) == sizes)
+        connection.close()
+        #expect(await near.closing() == "nil")
+        await listener.close()
+        try await loops.shutdownGracefully()
+    }
+
     @Test func theReasonReachesTheOtherSide() async throws {
         let listener = try await listen { _ in
             Recorder { _, connection in connection.close(Failure(code: "enough", message: "no more")) }

@@ -112,7 +112,8 @@ private func code(_ body: () throws(Failure) -> Void) -> String? {
             var rows = ProtoSequenceRows()
             rows.tokens = (0..<tokens).map { Int32($0) }
             step.rows = [rows, rows]
-            let payload = HiddenState.payload(step: step, columns: 3) { space in
+            var payload = ByteBuffer()
+            HiddenState.write(step: step, columns: 3, into: &payload) { space in
                 for index in space.indices { space[index] = UInt8(truncatingIfNeeded: index) }
             }
             #expect(payload.readableBytes % 4 == 0)

@@ -50,8 +50,8 @@ private func forged(
     header.minorVersion = minor
     var buffer = ByteBuffer()
     header.write(into: &buffer)
-    let checksum = buffer.withUnsafeReadableBytes {
-        FrameHeader.checksum(encodedHeader: $0, payload: ByteBuffer(bytes: payload))
+    let checksum = buffer.withUnsafeReadableBytes { header in
+        payload.withUnsafeBytes { FrameHeader.checksum(encodedHeader: header, payload: $0) }
     }
     buffer.setInteger(checksum, at: FrameHeader.checksumOffset, endianness: .little)
     return Array(buffer.readableBytesView) + payload
@@ -98,6 +98,67 @@ private func forged(
         }
         let pieces = (0..<50).map { _ in Int.random(in: 1...3000, using: &random) }
         #expect(try FrameDecoder.frames(of: sent.flatMap(\.encoded), pieces: pieces) == sent, "seed \(seed)")
+    }
+
+    /// Pieces that are fed and pieces that are received take turns; whoever takes some frames keeps them.
+    @Test(arguments: 0..<20 as Range<UInt64>)
+    func receivedAndFedBytesAreOneStream(seed: UInt64) throws {
+        var random = SeededGenerator(seed: seed)
+        let sent = (0..<40).map { number in
+            let length = Int.random(in: 32...(number == 20 ? 3 * FrameDecoder.receiveBytes : 20_000), using: &random)
+            return Frame(
+                .experts, correlation: UInt64(number),
+                payload: ByteBuffer(bytes: (0..<length).map { UInt8(truncatingIfNeeded: $0 * 7 + number) }))
+        }
+        let bytes = sent.flatMap(\.encoded)
+        var decoder = FrameDecoder(maximumPayloadBytes: Frame.maximumPayloadBytes)
+        var offset = 0
+        var found: [Frame] = []
+        while offset < bytes.count {
+            let piece = min(Int.random(in: 1...100_000, using: &random), bytes.count - offset)
+            if Bool.random(using: &random) {
+                decoder.feed(ByteBuffer(bytes: bytes[offset..<offset + piece]))
+            } else {
+                let count = decoder.receive { space in
+                    #expect(space.count >= FrameDecoder.receiveBytes)
+                    space.copyBytes(from: bytes[offset..<offset + piece])
+                    return piece
+                }
+                #expect(count == piece)
+            }
+            offset += piece
+            while let frame = try decoder.next() { found.append(frame) }
+        }
+        #expect(!decoder.isInsideFrame)
+        #expect(found == sent, "seed \(seed)")
+    }
+
+    @Test func memoryThatNobodyHoldsIsUsedAgain() throws {
+        var decoder = FrameDecoder(maximumPayloadBytes: Frame.maximumPayloadBytes)
+        var places: [UnsafeMutableRawPointer?] = []
+        func receive(_ bytes: some Collection<UInt8>) {
+            _ = decoder.receive { space in
+                places.append(space.baseAddress)
+                space.copyBytes(from: bytes)
+                return bytes.count
+            }
+        }
+        let bytes = Frame(.experts, payload: ByteBuffer(repeating: 3, count: 26_000)).encoded
+        for _ in 0..<3 {
+            receive(bytes)
+            #expect(try decoder.next() != nil)
+            #expect(try decoder.next() == nil)
+        }
+        // What the channel reads meanwhile does not take it away.
+        decoder.feed(ByteBuffer(bytes: bytes))
+        #expect(try decoder.next() != nil)
+        #expect(try decoder.next() == nil)
+        receive(bytes)
+        #expect(Set(places).count == 1)
+        let held = try decoder.next()
+        receive(bytes)
+        #expect(Set(places).count == 2)
+        #expect(held?.payload.readableBytesView.allSatisfy { $0 == 3 } == true)
     }
 
     @Test func wrongLengthsAreRefusedBeforeTheirBytesCome() {

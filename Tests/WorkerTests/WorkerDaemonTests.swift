@@ -252,10 +252,11 @@ struct WorkerDaemonTests {
     private static func request(
         expert: UInt16, rows: Int, columns: Int, format: RowFormat, layer: UInt32 = 0, fill: UInt8 = 0
     ) -> ByteBuffer {
-        ExpertRequest.payload(
+        ExpertRequest(
             step: 1, lane: 1, layer: layer, isPrefill: true, format: format, rowCount: rows, columns: columns,
-            assignments: (0..<rows).map { .init(expert: expert, row: UInt16($0)) }
-        ) { $0.initializeMemory(as: UInt8.self, repeating: fill) }
+            assignments: (0..<rows).map { .init(expert: expert, row: UInt16($0)) },
+            rows: ByteBuffer(repeating: fill, count: rows * format.rowBytes(columns: columns))
+        ).payload()
     }
 
     private static func reply(_ cluster: TestCluster, _ correlation: UInt64, columns: Int) async throws -> ExpertReply {
@@ -307,7 +308,8 @@ struct WorkerDaemonTests {
         case "credits": payload = Self.request(expert: 0, rows: 9, columns: columns, format: format)
         default:
             kind = .hidden
-            payload = HiddenState.payload(step: ProtoStep(), columns: columns) { _ in }
+            payload.clear()
+            HiddenState.write(step: ProtoStep(), columns: columns, into: &payload) { _ in }
         }
         home.send(Frame(kind, correlation: 1, epoch: cluster.epoch, payload: payload))
         let reason = try await cluster.wait { event in

@@ -245,15 +245,15 @@ extension DataPlane {
                 }
             case .sendHidden(let key, let peer, let message, let rows):
                 guard let step = epoch.steps[key], let connection = links[peer]?.connection else { continue }
-                let payload = HiddenState.payload(step: message, columns: width) { space in
-                    for (index, row) in rows.enumerated() {
-                        let place = step.place(ofRow: row)
-                        UnsafeMutableRawBufferPointer(rebasing: space[(index * width * 4)...].prefix(width * 4))
-                            .copyMemory(
-                                from: UnsafeRawBufferPointer(place.chunk.hidden.row(place.row)))
+                connection.send(.hidden, epoch: number) { payload in
+                    HiddenState.write(step: message, columns: width, into: &payload) { space in
+                        for (index, row) in rows.enumerated() {
+                            let place = step.place(ofRow: row)
+                            UnsafeMutableRawBufferPointer(rebasing: space[(index * width * 4)...].prefix(width * 4))
+                                .copyMemory(from: UnsafeRawBufferPointer(place.chunk.hidden.row(place.row)))
+                        }
                     }
                 }
-                connection.send(Frame(.hidden, epoch: number, payload: payload))
             case .sendStepResult(let result):
                 coordinator?.send(Frame(.stepResult, result, epoch: number))
             case .sendStepFailed(let failed):
@@ -320,33 +320,35 @@ extension DataPlane {
         }
         let columns = epoch.engine.shape.hidden
         let rowBytes = format.rowBytes(columns: columns)
-        let payload = ExpertRequest.payload(
-            step: send.step.step, lane: UInt32(clamping: send.step.lane), layer: UInt32(clamping: send.layer),
-            isPrefill: send.workClass == .prefill, format: format, rowCount: rows.count, columns: columns,
-            assignments: assignments
-        ) { space in
-            for (index, row) in rows.enumerated() {
-                let place = step.place(ofRow: row)
-                let encoded = UnsafeRawBufferPointer(start: place.chunk.routed.encodedRow(place.row), count: rowBytes)
-                UnsafeMutableRawBufferPointer(rebasing: space[(index * rowBytes)...].prefix(rowBytes)).copyMemory(
-                    from: encoded)
+        connection.send(.experts, correlation: send.correlation, epoch: epoch.machine.view.epoch) { payload in
+            ExpertRequest.write(
+                step: send.step.step, lane: UInt32(clamping: send.step.lane), layer: UInt32(clamping: send.layer),
+                isPrefill: send.workClass == .prefill, format: format, rowCount: rows.count, columns: columns,
+                assignments: assignments, into: &payload
+            ) { space in
+                for (index, row) in rows.enumerated() {
+                    let place = step.place(ofRow: row)
+                    let encoded = UnsafeRawBufferPointer(
+                        start: place.chunk.routed.encodedRow(place.row), count: rowBytes)
+                    UnsafeMutableRawBufferPointer(rebasing: space[(index * rowBytes)...].prefix(rowBytes)).copyMemory(
+                        from: encoded)
+                }
             }
         }
-        connection.send(
-            Frame(.experts, correlation: send.correlation, epoch: epoch.machine.view.epoch, payload: payload))
     }
 
     private func sendResults(_ key: RequestKey, _ epoch: Epoch) {
         guard let request = epoch.requests[key] else { return }
         let head = request.request
         let results = request.results
-        let bytes = UnsafeRawBufferPointer(start: results.base, count: results.rows * results.width * 4)
-        let payload = ExpertReply.payload(
-            step: head.step, lane: head.lane, layer: head.layer, rowCount: results.rows, columns: results.width
-        ) { space in space.copyMemory(from: bytes) }
         homes[key.home]?.send(
-            Frame(
-                .expertResults, correlation: key.correlation, epoch: epoch.machine.view.epoch, payload: payload))
+            .expertResults, correlation: key.correlation, epoch: epoch.machine.view.epoch,
+            body: UnsafeRawBufferPointer(start: results.base, count: results.rows * results.width * 4)
+        ) { payload in
+            ExpertReply.writeHead(
+                step: head.step, lane: head.lane, layer: head.layer, rowCount: results.rows, columns: results.width,
+                into: &payload)
+        }
     }
 }
 

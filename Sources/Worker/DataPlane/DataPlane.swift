@@ -75,16 +75,13 @@ final class DataPlane {
         init(address: Address) { self.address = address }
     }
 
-    let eventLoop: any EventLoop
+    var eventLoop: any EventLoop { loop.eventLoop }
     let configuration: WorkerConfiguration
     let own: PeerID
     let accounting: WorkerAccounting
     let logger: Logger
     let report: @Sendable (WorkerReport) -> Void
-    let turn: LoopTurn
-    /// Looks at the sockets of all connections between two items.
-    private var watch = SocketWatch()
-    private var lull = Lull()
+    let loop: DataLoop
 
     var epoch: Epoch?
     /// The shard in memory; outlives epochs that need the same one.
@@ -97,21 +94,19 @@ final class DataPlane {
     var homes: [HomeID: Connection] = [:]
     var links: [PeerID: Link] = [:]
     private var nextHome: UInt64 = 0
-    private var isTurnPending = false
     private var isClosed = false
 
     init(
-        eventLoop: any EventLoop, configuration: WorkerConfiguration, own: PeerID, accounting: WorkerAccounting,
-        logger: Logger, turn: LoopTurn, report: @escaping @Sendable (WorkerReport) -> Void
+        loop: DataLoop, configuration: WorkerConfiguration, own: PeerID, accounting: WorkerAccounting, logger: Logger,
+        report: @escaping @Sendable (WorkerReport) -> Void
     ) {
-        self.eventLoop = eventLoop
+        self.loop = loop
         self.configuration = configuration
         self.own = own
         self.accounting = accounting
         self.logger = logger
-        self.turn = turn
         self.report = report
-        turn.onTurn = { [weak self] in self?.runItems() }
+        loop.work = { self.runItem() }
     }
 
     // MARK: Epochs
@@ -206,7 +201,7 @@ final class DataPlane {
         engine = nil
         for connection in homes.values { connection.close() }
         coordinator?.close()
-        turn.close()
+        loop.close()
     }
 
     private func reportIfReady() {
@@ -232,7 +227,7 @@ final class DataPlane {
     func accept(_ connection: Connection) -> any ConnectionDelegate {
         guard connection.peer.role == .workerData else {
             accounting.opened(connection, peer: "coordinator")
-            watch.add(connection)
+            loop.add(connection)
             coordinator?.close(Failure(code: "connection_superseded", message: "a newer connection of the coordinator"))
             coordinator = connection
             gate.drop { $0.source == .coordinator }
@@ -241,7 +236,7 @@ final class DataPlane {
         nextHome += 1
         let home = HomeID(number: nextHome)
         accounting.opened(connection, peer: connection.peer.name)
-        watch.add(connection)
+        loop.add(connection)
         homes[home] = connection
         epoch?.machine.homeJoined(home, peer: PeerID(connection.peer))
         return InboundDelegate(plane: self, source: .home(home))
@@ -309,7 +304,7 @@ final class DataPlane {
 
     func closed(_ source: Source, _ connection: Connection) {
         accounting.closed(connection)
-        watch.remove(connection)
+        loop.remove(connection)
         switch source {
         case .coordinator:
             guard coordinator === connection else { return }
@@ -360,7 +355,7 @@ final class DataPlane {
             return
         }
         accounting.opened(connection, peer: peer.name)
-        watch.add(connection)
+        loop.add(connection)
         link.connection = connection
         link.attempts = 0
         link.backOff.reset()
@@ -394,7 +389,7 @@ final class DataPlane {
 
     func linkClosed(_ peer: PeerID, _ reason: Failure?, _ connection: Connection) {
         accounting.closed(connection)
-        watch.remove(connection)
+        loop.remove(connection)
         // Links of an older epoch are closed by this side and mean nothing any more.
         guard let link = links[peer], link.connection === connection, let epoch else { return }
         link.connection = nil
@@ -428,42 +423,19 @@ final class DataPlane {
 
     /// What has arrived may have made work: it is done when everything that has arrived is read.
     func scheduleItem() {
-        guard !isTurnPending, let epoch, epoch.machine.hasItem else { return }
-        isTurnPending = true
-        lull.ended()
-        eventLoop.assumeIsolated().execute { [weak self] in self?.runItems() }
+        guard !loop.isRunning, let epoch, epoch.machine.hasItem else { return }
+        loop.schedule()
     }
 
-    /// Items, one after the other, until a socket has something to say, there is no item, or it is time that the loop itself
-    /// looks at its sockets. What an item made is written before the next one begins.
-    private func runItems() {
-        // Until the end: what an item makes possible is done here and needs no turn of its own.
-        isTurnPending = true
-        let turnBegan = NIODeadline.now()
-        while let epoch, let item = epoch.machine.nextItem() {
-            let start = NIODeadline.now()
-            perform(run(item, epoch))
-            flush()
-            let end = NIODeadline.now()
-            accounting.itemFinished(
-                item, nanoseconds: (end - start).nanoseconds, queuedItems: epoch.machine.queuedItems)
-            guard epoch.machine.hasItem else { break }
-            if end - turnBegan > Self.longestTurn || watch.hasNews() {
-                turn.request()
-                return
-            }
-        }
-        isTurnPending = false
-        if epoch != nil { lull.begin(&watch) }
-    }
-
-    /// Handshakes, closing connections and full sockets wait for the loop's own look as long as this.
-    private static let longestTurn = TimeAmount.milliseconds(1)
-
-    private func flush() {
-        for link in links.values { link.connection?.flush() }
-        for connection in homes.values { connection.flush() }
-        coordinator?.flush()
+    /// Computes the next item and writes what it made.
+    private func runItem() -> DataLoop.Work {
+        guard let epoch, let item = epoch.machine.nextItem() else { return .none }
+        let start = NIODeadline.now()
+        perform(run(item, epoch))
+        loop.flush()
+        accounting.itemFinished(
+            item, nanoseconds: (NIODeadline.now() - start).nanoseconds, queuedItems: epoch.machine.queuedItems)
+        return epoch.machine.hasItem ? .more : .last
     }
 }
 

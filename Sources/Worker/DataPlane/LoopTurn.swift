@@ -14,7 +14,7 @@ final class LoopTurn: ChannelInboundHandler {
     private var context: ChannelHandlerContext?
     private let byte = ByteBuffer(bytes: [0])
     private var isRequested = false
-    /// What to do in the next turn. Set once by the owner.
+    /// What to do in the next turn. Set by the owner.
     var onTurn: () -> Void = {}
 
     /// On `eventLoop`.

@@ -1,3 +1,4 @@
+import Engine
 import Glibc
 import Logging
 import NIOCore
@@ -6,53 +7,88 @@ import Transport
 import Wire
 import Worker
 
-/// What it costs to send rows to another process and to get rows back: raw blocking sockets, which nothing beats, and the
-/// frames that workers exchange, both over loopback with as many bytes.
+/// What it costs to send rows to another process and to get rows back: raw blocking sockets, and the frames that workers
+/// exchange, both over loopback with as many bytes.
+///
+/// Where the two ends run decides as much as what they do: a processor that sleeps takes tens of microseconds to wake, and
+/// bytes that another processor wrote come from its caches. So both are measured with both ends on one processor, where only
+/// the work counts, and with each end on its own.
 struct HopBench {
     /// A row of 6,144 float32 is 24,576 bytes; both ways carry this much.
     static let bytes = 26_000
     private static let warmUp = 200
+    private static let rounds = 8
 
-    /// Medians of the round trips.
-    let rawMicroseconds: Double
-    let frameMicroseconds: Double
+    /// Medians of the round trips, in microseconds.
+    struct Trip {
+        let raw: Double
+        let frames: Double
+    }
+
+    let oneProcessor: Trip
+    /// Where the machine lets this process have two.
+    let twoProcessors: Trip?
     let trips: Int
     /// What a layer takes longer when its experts are on another worker; where a model was named.
     var remoteExpertMicroseconds: Double?
 
     init(trips: Int) throws {
         self.trips = trips
-        rawMicroseconds = try RawEcho.median(bytes: Self.bytes, trips: trips, warmUp: Self.warmUp)
-        frameMicroseconds = try Background.wait {
-            try await FrameEcho.median(bytes: Self.bytes, trips: trips, warmUp: Self.warmUp)
-        }
+        let processors = NUMANodes().usable.flatMap(\.processors)
+        // The raw sockets' near end is this thread.
+        defer { _ = runOnly(onProcessors: processors) }
+        oneProcessor = try Self.trip(trips: trips, near: processors[0], far: processors[0])
+        twoProcessors =
+            processors.count > 1 ? try Self.trip(trips: trips, near: processors[0], far: processors[1]) : nil
     }
+
+    /// - Parameters:
+    ///   - near: the processor of the end that asks.
+    ///   - far: that of the end that answers.
+    private static func trip(trips: Int, near: Int, far: Int) throws -> Trip {
+        var raw: [Double] = []
+        var frames: [Double] = []
+        // In turns, since a processor's speed changes from one tenth of a second to the next.
+        for round in 0..<rounds {
+            let trips = trips * (round + 1) / rounds - trips * round / rounds
+            raw += try RawEcho.times(bytes: bytes, trips: trips, warmUp: warmUp, near: near, far: far)
+            frames += try Background.wait {
+                try await FrameEcho.times(bytes: bytes, trips: trips, warmUp: warmUp, near: near, far: far)
+            }
+        }
+        return Trip(raw: Median.of(raw), frames: Median.of(frames))
+    }
+
+    /// Where the system does not let a thread move, it stays where it is.
+    fileprivate static func move(to processor: Int) { _ = runOnly(onProcessors: [processor]) }
 
     func write(to object: inout JSONLine.Object) {
         object.number("bytes_each_way", Self.bytes)
         object.number("trips", trips)
-        object.rounded("raw_sockets_microseconds", rawMicroseconds)
-        object.rounded("data_plane_frames_microseconds", frameMicroseconds)
-        object.rounded("frames_over_raw", frameMicroseconds / rawMicroseconds)
+        object.rounded("raw_sockets_microseconds", oneProcessor.raw)
+        object.rounded("data_plane_frames_microseconds", oneProcessor.frames)
+        object.rounded("frames_over_raw", oneProcessor.frames / oneProcessor.raw)
+        if let twoProcessors {
+            object.rounded("two_processors_raw_sockets_microseconds", twoProcessors.raw)
+            object.rounded("two_processors_data_plane_frames_microseconds", twoProcessors.frames)
+            object.rounded("two_processors_frames_over_raw", twoProcessors.frames / twoProcessors.raw)
+        }
         if let remoteExpertMicroseconds {
             object.rounded("remote_expert_adds_microseconds", remoteExpertMicroseconds)
         }
     }
 
     var table: String {
-        var rows = [
-            ["LOOPBACK, \(Self.bytes) BYTES EACH WAY", "MICROSECONDS", "OF RAW"],
-            ["raw blocking sockets", Figure.fixed(rawMicroseconds, 1), "1.00"],
-            [
-                "data-plane frames", Figure.fixed(frameMicroseconds, 1),
-                Figure.fixed(frameMicroseconds / rawMicroseconds, 2),
-            ],
-        ]
-        if let remoteExpertMicroseconds {
+        var rows = [["LOOPBACK, \(Self.bytes) BYTES EACH WAY", "MICROSECONDS", "OF RAW"]]
+        for (place, trip) in [("one processor", oneProcessor), ("two processors", twoProcessors)] {
+            guard let trip else { continue }
+            rows.append(["raw blocking sockets, \(place)", Figure.fixed(trip.raw, 1), "1.00"])
             rows.append([
-                "a layer's experts on another worker", Figure.fixed(remoteExpertMicroseconds, 1),
-                Figure.fixed(remoteExpertMicroseconds / rawMicroseconds, 2),
+                "data-plane frames, \(place)", Figure.fixed(trip.frames, 1), Figure.fixed(trip.frames / trip.raw, 2),
             ])
+        }
+        if let remoteExpertMicroseconds {
+            rows.append(["a layer's experts on another worker", Figure.fixed(remoteExpertMicroseconds, 1), ""])
         }
         return TextTable.columns(rows)
     }
@@ -64,13 +100,20 @@ extension Duration {
 
 /// Two threads and a connection with nothing between them and the kernel.
 private enum RawEcho {
-    static func median(bytes: Int, trips: Int, warmUp: Int) throws -> Double {
+    /// The calling thread is the near end, and is moved to its processor.
+    static func times(
+        bytes: Int, trips: Int, warmUp: Int, near nearProcessor: Int, far farProcessor: Int
+    ) throws -> [Double] {
+        HopBench.move(to: nearProcessor)
         let (near, far) = try connectedPair()
         defer { close(near) }
         let rounds = warmUp + trips
         let partner: Thread
         do {
-            partner = try Thread { echo(far, bytes: bytes, rounds: rounds) }
+            partner = try Thread {
+                HopBench.move(to: farProcessor)
+                echo(far, bytes: bytes, rounds: rounds)
+            }
         } catch {
             close(far)
             throw error
@@ -89,7 +132,7 @@ private enum RawEcho {
             }
             if round >= warmUp { times.append((ContinuousClock.now - start).microseconds) }
         }
-        return Median.of(times)
+        return times
     }
 
     private static func echo(_ descriptor: CInt, bytes: Int, rounds: Int) {
@@ -178,10 +221,14 @@ private enum RawEcho {
 
 /// Two event loops and a connection as workers have them: `experts` frames one way, `expertResults` back.
 private enum FrameEcho {
-    static func median(bytes: Int, trips: Int, warmUp: Int) async throws -> Double {
+    static func times(
+        bytes: Int, trips: Int, warmUp: Int, near nearProcessor: Int, far farProcessor: Int
+    ) async throws -> [Double] {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
         let near = group.next()
         let far = group.next()
+        near.execute { HopBench.move(to: nearProcessor) }
+        far.execute { HopBench.move(to: farProcessor) }
         let result: Result<[Double], any Error>
         do {
             result = .success(try await times(bytes: bytes, rounds: warmUp + trips, near: near, far: far))
@@ -189,7 +236,7 @@ private enum FrameEcho {
             result = .failure(error)
         }
         try await group.shutdownGracefully()
-        return Median.of(Array(try result.get().dropFirst(warmUp)))
+        return Array(try result.get().dropFirst(warmUp))
     }
 
     private static func times(
@@ -200,14 +247,16 @@ private enum FrameEcho {
                 role: .workerData, name: name, incarnation: 1, numericsVersion: 1,
                 manifestDigest: [UInt8](repeating: 0, count: 32), rowCredits: 1)
         }
+        let nearLoop = try await DataLoop.open(on: near).get()
+        let farLoop = try await DataLoop.open(on: far).get()
         let listener = try await Listener.bind(
             host: "127.0.0.1", port: 0, acceptLoop: far, childLoop: far, identity: identity("far"),
             roles: [.workerData], logger: Logger(label: "tramontane.bench") { _ in SwiftLogNoOpLogHandler() },
-            accept: { connection throws(Failure) in Far(connection: connection) })
+            accept: { connection throws(Failure) in Far(connection: connection, loop: farLoop.value) })
         let done = near.makePromise(of: [Double].self)
         let connection = try await Connector.connect(
             host: "127.0.0.1", port: listener.port, on: near, identity: identity("near"),
-            makeDelegate: { Near(connection: $0, bytes: bytes, rounds: rounds, done: done) })
+            makeDelegate: { Near(connection: $0, loop: nearLoop.value, bytes: bytes, rounds: rounds, done: done) })
         let result: Result<[Double], any Error>
         do {
             result = .success(try await done.futureResult.get())
@@ -216,35 +265,41 @@ private enum FrameEcho {
         }
         connection.close()
         await listener.close()
+        try await near.submit { nearLoop.value.close() }.get()
+        try await far.submit { farLoop.value.close() }.get()
         return try result.get()
     }
 
-    /// Waits as a worker's data plane does.
+    /// Reads, writes and waits as a worker's data plane does.
     private class End {
-        private var watch = SocketWatch()
-        private var lull = Lull()
+        private let loop: DataLoop
+        private var isAnswering = false
 
-        func watch(_ connection: Connection) { watch.add(connection) }
-
-        func readComplete(on connection: Connection) {
-            lull.ended()
-            connection.flush()
-            connection.eventLoop.assumeIsolated().execute { self.lull.begin(&self.watch) }
+        init(connection: Connection, loop: DataLoop) {
+            self.loop = loop
+            loop.add(connection)
+            loop.work = {
+                defer { self.isAnswering = false }
+                return self.isAnswering ? .last : .none
+            }
         }
+
+        /// Every frame but the last one is answered.
+        func readComplete(on connection: Connection) {
+            isAnswering = true
+            loop.schedule()
+        }
+
+        func closed(_ reason: Failure?, on connection: Connection) { loop.remove(connection) }
     }
 
     /// Answers every request with as many bytes.
     private final class Far: End, ConnectionDelegate {
-        init(connection: Connection) {
-            super.init()
-            watch(connection)
-        }
-
         func received(_ frame: Frame, on connection: Connection) {
-            connection.send(Frame(.expertResults, correlation: frame.correlation, payload: frame.payload))
+            frame.payload.withUnsafeReadableBytes {
+                connection.send(.expertResults, correlation: frame.correlation, body: $0) { _ in }
+            }
         }
-
-        func closed(_ reason: Failure?, on connection: Connection) {}
     }
 
     /// Sends a request as soon as the last one's answer is there.
@@ -255,18 +310,20 @@ private enum FrameEcho {
         private var times: [Double] = []
         private var start = ContinuousClock.now
 
-        init(connection: Connection, bytes: Int, rounds: Int, done: EventLoopPromise<[Double]>) {
+        init(connection: Connection, loop: DataLoop, bytes: Int, rounds: Int, done: EventLoopPromise<[Double]>) {
             payload = ByteBuffer(repeating: 1, count: bytes)
             self.rounds = rounds
             self.done = done
-            super.init()
-            watch(connection)
+            super.init(connection: connection, loop: loop)
+            times.reserveCapacity(rounds)
             send(on: connection)
         }
 
         private func send(on connection: Connection) {
             start = ContinuousClock.now
-            connection.send(Frame(.experts, correlation: UInt64(times.count), payload: payload))
+            payload.withUnsafeReadableBytes {
+                connection.send(.experts, correlation: UInt64(times.count), body: $0) { _ in }
+            }
         }
 
         func received(_ frame: Frame, on connection: Connection) {
@@ -278,7 +335,8 @@ private enum FrameEcho {
             }
         }
 
-        func closed(_ reason: Failure?, on connection: Connection) {
+        override func closed(_ reason: Failure?, on connection: Connection) {
+            super.closed(reason, on: connection)
             guard times.count < rounds else { return }
             done.fail(reason ?? Failure(code: "connection_closed", message: "the connection was closed"))
         }

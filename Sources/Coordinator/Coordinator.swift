@@ -165,7 +165,7 @@ package final class Coordinator: Service, Sendable {
                         try core.value.admit(
                             id: answer.id, prompt: prepared.prompt, sampling: answer.sampling, scoreTop: nil,
                             request: Core.Request(
-                                machine: .generation(prepared.machine), sink: answer.sink, terms: terms, times: times))
+                                generation: prepared.machine, sink: answer.sink, terms: terms, times: times))
                     }
                 }
             }
@@ -207,7 +207,7 @@ package final class Coordinator: Service, Sendable {
                         try core.value.admit(
                             id: id, prompt: prepared.ids, sampling: RequestCheck.scoring, scoreTop: prepared.top,
                             request: Core.Request(
-                                machine: .score(ScoreMachine(ids: prepared.ids)),
+                                score: ScoreMachine(ids: prepared.ids),
                                 sink: ScoreSink(continuation: continuation), terms: terms, times: times))
                     } catch {
                         core.value.metrics.failed(code: error.code)

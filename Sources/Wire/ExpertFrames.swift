@@ -318,6 +318,11 @@ package struct HiddenState: Sendable, Equatable {
     }
 }
 
+extension ProtoSequenceRows {
+    /// Stands for the one token of rows that were planned ahead: what the sequence's row before is sampled to.
+    package static let sampledToken: Int32 = -1
+}
+
 extension ProtoStep {
     /// Rows of the step: one for each input token.
     package var rowCount: Int { rows.reduce(0) { $0 + $1.tokens.count } }

@@ -9,15 +9,18 @@ import Wire
     @Test func randomWorlds() {
         let seeds = ProcessInfo.processInfo.environment["TRAMONTANE_SEEDS"].flatMap { UInt64($0) } ?? 60
         var preemptions: UInt64 = 0
+        var aheadRows = 0
         for seed in 0..<seeds {
             var world = SchedulerWorld(seed: seed)
             for _ in 0..<150 where world.problems.isEmpty { world.act() }
             if world.problems.isEmpty { world.drain() }
             preemptions += world.scheduler.preemptions
+            aheadRows += world.aheadRows
             #expect(world.problems.isEmpty, "\(world.problems.prefix(3))")
             guard world.problems.isEmpty else { return }
         }
         #expect(preemptions > 0, "the worlds are small enough to run out of pages")
+        #expect(aheadRows > 0, "some lanes have one stage, and their steps are short")
     }
 
     // MARK: Pictures
@@ -26,6 +29,7 @@ import Wire
         lanes: Int = 1, stages: Int = 1, pages: UInt32 = 64, _ change: (inout Scheduler.Limits) -> Void = { _ in }
     ) -> Scheduler {
         var limits = Scheduler.Limits()
+        limits.planAheadMicroseconds = 0
         change(&limits)
         var scheduler = Scheduler(limits: limits)
         scheduler.open(
@@ -43,7 +47,7 @@ import Wire
     }
 
     /// The step comes back with token 7 for everybody who sampled.
-    private func answer(_ scheduler: inout Scheduler, _ step: ProtoStep) -> [Scheduler.Output] {
+    private func answer(_ scheduler: inout Scheduler, _ step: ProtoStep, now: UInt64 = 0) -> [Scheduler.Output] {
         var result = ProtoStepResult()
         result.stepID = step.stepID
         result.lane = step.lane
@@ -53,7 +57,7 @@ import Wire
             token.token = 7
             return token
         }
-        return scheduler.receive(result, epoch: 1, vocabulary: 10)
+        return scheduler.receive(result, epoch: 1, vocabulary: 10, now: now)
     }
 
     @Test func promptIsCutIntoChunksAndDecodesOneByOne() throws {
@@ -80,6 +84,64 @@ import Wire
         let next = try #require(scheduler.plan(now: 0).first?.step)
         #expect(next.class == .decode)
         #expect(next.rows.map(\.tokens) == Array(repeating: [7], count: 5))
+    }
+
+    @Test func shortStepsArePlannedAhead() throws {
+        let ahead = [ProtoSequenceRows.sampledToken]
+        var scheduler = makeScheduler { $0.planAheadMicroseconds = 1 }
+        var work = Scheduler.Work(id: 1, prompt: [5, 5], sampling: ProtoSamplingParameters())
+        work.maximumTokens = 3
+        try scheduler.admit(work, now: 0)
+        // How long a step takes is known when the first has come back.
+        let first = scheduler.plan(now: 0).map(\.step)
+        #expect(first.map { $0.rows.map(\.tokens) } == [[[5, 5]]])
+        #expect(answer(&scheduler, first[0]) == [.token(id: 1, token: 7)])
+        let steps = scheduler.plan(now: 0).map(\.step)
+        #expect(steps.map { $0.rows.map(\.tokens) } == [[[7]], [ahead]])
+        #expect(steps.map { $0.rows[0].position } == [2, 3])
+        #expect(steps.allSatisfy { $0.class == .decode && $0.rows[0].sample })
+        // The second one's token is the third, the step ahead of it gives the last: nothing goes ahead of that.
+        #expect(answer(&scheduler, steps[0]) == [.token(id: 1, token: 7)])
+        #expect(scheduler.plan(now: 0).isEmpty)
+        #expect(answer(&scheduler, steps[1]) == [.token(id: 1, token: 7)])
+    }
+
+    @Test func whatWasPlannedAheadOfAnEndIsForgotten() throws {
+        var scheduler = makeScheduler { $0.planAheadMicroseconds = 1 }
+        try admit(&scheduler, 1, prompt: 2)
+        _ = answer(&scheduler, try #require(scheduler.plan(now: 0).first).step)
+        let steps = scheduler.plan(now: 0).map(\.step)
+        #expect(answer(&scheduler, steps[0]) == [.token(id: 1, token: 7)])
+        scheduler.finish(1)
+        #expect(scheduler.lanes[0].pool.usedCount == 1)
+        #expect(scheduler.plan(now: 0).isEmpty)
+        #expect(answer(&scheduler, steps[1]).isEmpty)
+        #expect(scheduler.lanes[0].pool.usedCount == 0)
+        #expect(scheduler.runningCount == 0)
+    }
+
+    @Test func aResultAheadOfItsEldersFailsTheSequence() throws {
+        var scheduler = makeScheduler { $0.planAheadMicroseconds = 1 }
+        try admit(&scheduler, 1, prompt: 2)
+        _ = answer(&scheduler, try #require(scheduler.plan(now: 0).first).step)
+        let steps = scheduler.plan(now: 0).map(\.step)
+        guard case .failed(1, let error) = answer(&scheduler, steps[1]).first else {
+            Issue.record("nothing failed")
+            return
+        }
+        #expect(error.code == "worker_protocol")
+        #expect(answer(&scheduler, steps[0]).isEmpty)
+        #expect(scheduler.runningCount == 0)
+    }
+
+    @Test func longStepsAndSeveralStagesAreNotPlannedAhead() throws {
+        for stages in 1...2 {
+            var scheduler = makeScheduler(stages: stages) { $0.planAheadMicroseconds = stages == 1 ? 10 : 1_000_000 }
+            try admit(&scheduler, 1, prompt: 2)
+            let step = try #require(scheduler.plan(now: 0).first).step
+            _ = answer(&scheduler, step, now: 10)
+            #expect(scheduler.plan(now: 10).map { $0.step.rows.map(\.tokens) } == [[[7]]])
+        }
     }
 
     @Test func manySequencesFillAWaveForEachStage() throws {
@@ -446,7 +508,7 @@ import Wire
         let first = try #require(scheduler.plan(now: 0).first?.step)
         _ = answer(&scheduler, first)
         let second = try #require(scheduler.plan(now: 0).first?.step)
-        #expect(scheduler.stepFailed(.make(second, code: "page_table_gap"), epoch: 1).isEmpty)
+        #expect(scheduler.stepFailed(.make(second, code: "page_table_gap"), epoch: 1, now: 0).isEmpty)
         let third = try #require(scheduler.plan(now: 0).first?.step)
         #expect(third.wholeTables && third.tableSequence == 3)
         #expect(third.rows[0].pages == first.rows[0].pages)
@@ -458,7 +520,7 @@ import Wire
         try admit(&scheduler, 1, prompt: 4)
         try admit(&scheduler, 2, prompt: 4)
         let steps = scheduler.plan(now: 0).map(\.step)
-        let outputs = scheduler.stepFailed(.make(steps[0], code: "peer_lost"), epoch: 1)
+        let outputs = scheduler.stepFailed(.make(steps[0], code: "peer_lost"), epoch: 1, now: 0)
         #expect(outputs == [.failed(id: 1, RequestError(.failed, code: "worker_lost", message: ""))])
         #expect(answer(&scheduler, steps[1]) == [.token(id: 2, token: 7)])
     }
@@ -473,7 +535,7 @@ import Wire
         token.sequence = 1
         token.token = 10
         result.tokens = [token]
-        let outputs = scheduler.receive(result, epoch: 1, vocabulary: 10)
+        let outputs = scheduler.receive(result, epoch: 1, vocabulary: 10, now: 0)
         guard case .failed(1, let error)? = outputs.first, error.code == "worker_protocol" else {
             Issue.record("\(outputs)")
             return

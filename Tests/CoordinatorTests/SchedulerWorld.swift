@@ -26,6 +26,8 @@ struct SchedulerWorld {
         /// What lies in a page, by place.
         var pages: [UInt32: [Int32?]] = [:]
         var queue: [ProtoStep] = []
+        /// Each sequence's last token.
+        var sampled: [UInt64: Int32] = [:]
         /// The tables when all that was sent has come.
         var planned: [UInt64: [UInt32]] = [:]
     }
@@ -47,6 +49,8 @@ struct SchedulerWorld {
     /// Prompts begin alike, so that pages are shared.
     var stems: [[Int32]] = []
     var problems: [String] = []
+    /// Rows that were sent before their token was known.
+    var aheadRows = 0
 
     init(seed: UInt64) {
         self.seed = seed
@@ -58,6 +62,7 @@ struct SchedulerWorld {
         limits.queueTokenLimit = .random(in: 50...2000, using: &random)
         limits.queueTimeoutMilliseconds = 1_000_000
         limits.tenantWeights = ["b": 2, "c": 0.5]
+        limits.planAheadMicroseconds = .random(in: 0...10_000, using: &random)
         scheduler = Scheduler(limits: limits)
         stages = .random(in: 1...3, using: &random)
         laneCount = .random(in: 1...3, using: &random)
@@ -128,6 +133,7 @@ struct SchedulerWorld {
                 scoreTop: request.isScore ? 0 : nil)
             work.tenant = ["", "a", "b", "c"].randomElement(using: &random) ?? ""
             work.priority = .random(in: -1...1, using: &random)
+            work.maximumTokens = Int.random(in: 0..<4, using: &random) == 0 ? .max : request.wanted
             if Int.random(in: 0..<20, using: &random) == 0 {
                 work.deadline = now + .random(in: 0...40_000, using: &random)
             }
@@ -195,7 +201,7 @@ struct SchedulerWorld {
             expect(planned.home == "w\(lane)-0", "step for \(planned.home)")
             check(planned.step, lane: lane)
             homes[lane].queue.append(planned.step)
-            expect(homes[lane].queue.count <= stages, "more steps in flight than stages")
+            expect(homes[lane].queue.count <= max(2, stages), "more steps in flight than stages")
         }
     }
 
@@ -211,11 +217,17 @@ struct SchedulerWorld {
             let tokens = request.prompt + request.output
             let start = Int(rows.position)
             let end = start + rows.tokens.count
-            expect(end <= tokens.count, "rows of \(rows.sequence) past its end")
-            guard end <= tokens.count else { continue }
-            expect(rows.tokens == Array(tokens[start..<end]), "wrong input")
-            expect(rows.sample == (!request.isScore && end == tokens.count), "sample of \(rows.sequence)")
-            expect(flying.allSatisfy { !$0.sample && !$0.hasScore }, "rows after those that are not known yet")
+            let isAhead = rows.tokens == [ProtoSequenceRows.sampledToken]
+            if isAhead {
+                expect(stages == 1 && flying.last?.sample == true, "\(rows.sequence) goes ahead of nothing")
+                expect(start == tokens.count && rows.sample, "\(rows.sequence) goes too far ahead")
+            } else {
+                expect(end <= tokens.count, "rows of \(rows.sequence) past its end")
+                guard end <= tokens.count else { continue }
+                expect(rows.tokens == Array(tokens[start..<end]), "wrong input")
+                expect(rows.sample == (!request.isScore && end == tokens.count), "sample of \(rows.sequence)")
+                expect(flying.allSatisfy { !$0.sample && !$0.hasScore }, "rows after those that are not known yet")
+            }
             if rows.tokens.count > 1 || start == 0 {
                 expect(step.class == .prefill, "prefill rows in a decode step")
             }
@@ -230,6 +242,7 @@ struct SchedulerWorld {
         }
         let count = step.rows.reduce(0) { $0 + $1.tokens.count }
         expect(count <= scheduler.limits.stepTokens, "\(count) rows")
+        for rows in step.rows where rows.tokens == [ProtoSequenceRows.sampledToken] { aheadRows += 1 }
     }
 
     /// A lane's oldest step comes back.
@@ -238,7 +251,7 @@ struct SchedulerWorld {
         guard let lane = busy.randomElement(using: &random) else { return }
         let step = homes[lane].queue.removeFirst()
         if homes[lane].isBehind, !step.wholeTables {
-            take(scheduler.stepFailed(.make(step, code: "page_table_gap"), epoch: epoch))
+            take(scheduler.stepFailed(.make(step, code: "page_table_gap"), epoch: epoch, now: now))
             return
         }
         if step.wholeTables {
@@ -254,10 +267,14 @@ struct SchedulerWorld {
         result.lane = step.lane
         for rows in step.rows { compute(rows, lane: lane, into: &result) }
         if Int.random(in: 0..<20, using: &random) == 0 {
-            expect(scheduler.receive(result, epoch: epoch - 1, vocabulary: Self.vocabulary).isEmpty, "stale result")
+            expect(receive(result, epoch: epoch - 1).isEmpty, "stale result")
         }
-        take(scheduler.receive(result, epoch: epoch, vocabulary: Self.vocabulary))
-        expect(scheduler.receive(result, epoch: epoch, vocabulary: Self.vocabulary).isEmpty, "repeated result")
+        take(receive(result, epoch: epoch))
+        expect(receive(result, epoch: epoch).isEmpty, "repeated result")
+    }
+
+    private mutating func receive(_ result: ProtoStepResult, epoch: UInt64) -> [Scheduler.Output] {
+        scheduler.receive(result, epoch: epoch, vocabulary: Self.vocabulary, now: now)
     }
 
     mutating func compute(_ rows: ProtoSequenceRows, lane: Int, into result: inout ProtoStepResult) {
@@ -270,7 +287,8 @@ struct SchedulerWorld {
             expect(false, "no page for position \(end - 1) of \(id)")
             return
         }
-        for (offset, token) in rows.tokens.enumerated() {
+        let isAhead = rows.tokens == [ProtoSequenceRows.sampledToken]
+        for (offset, token) in (isAhead ? [homes[lane].sampled[id] ?? -1] : rows.tokens).enumerated() {
             let position = Int(rows.position) + offset
             let held = homes[lane].pages[table[position / 32]]?[position % 32]
             let sharers = homes[lane].tables.filter { $0.key != id && $0.value.contains(table[position / 32]) }
@@ -289,6 +307,7 @@ struct SchedulerWorld {
             var sampled = ProtoSampledToken()
             sampled.sequence = id
             sampled.token = Self.next(after: known)
+            homes[lane].sampled[id] = sampled.token
             result.tokens.append(sampled)
         }
         if rows.hasScore {

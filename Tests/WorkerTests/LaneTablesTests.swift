@@ -33,27 +33,63 @@ import Worker
 
     @Test func pagesAreAppendedAndRepeatsIgnored() {
         var tables = LaneTables()
-        _ = tables.apply(Self.step(1, Self.rows(7, [1, 2], pages: [3])), bounds: Self.bounds)
+        _ = tables.apply(Self.step(1, Self.rows(7, [1, 2], pages: [3])), bounds: Self.bounds, samples: true)
         let next = Self.step(2, Self.rows(7, [3], at: 2, pages: [4], isFirst: false))
-        guard case .applied(let entries, let failures) = tables.apply(next, bounds: Self.bounds) else {
+        guard case .applied(let entries, let failures) = tables.apply(next, bounds: Self.bounds, samples: true) else {
             Issue.record("not applied")
             return
         }
         #expect(failures.isEmpty)
         #expect(entries.map(\.pages) == [[3, 4]])
         #expect(entries.first?.sampling?.topP == 1)
-        guard case .repeated = tables.apply(next, bounds: Self.bounds) else {
+        guard case .repeated = tables.apply(next, bounds: Self.bounds, samples: true) else {
             Issue.record("a repeated step was applied")
             return
         }
         #expect(tables.tables[7]?.pages == [3, 4])
     }
 
+    @Test func aRowMayComeBeforeItsToken() throws {
+        let ahead = [ProtoSequenceRows.sampledToken]
+        var tables = LaneTables()
+        func apply(_ step: ProtoStep, samples: Bool = true) throws -> [LaneTables.Entry] {
+            guard case .applied(let entries, let failures) = tables.apply(step, bounds: Self.bounds, samples: samples)
+            else { throw Failure(code: "not_applied", message: "") }
+            if let failure = failures.first { throw Failure(code: failure.failure.code, message: "") }
+            return entries
+        }
+        _ = try apply(Self.step(1, Self.rows(7, [1, 2], pages: [3])))
+        var entry = try #require(apply(Self.step(2, Self.rows(7, ahead, at: 2, isFirst: false))).first)
+        #expect(entry.isAhead && entry.count == 1)
+        // Sampled before the next step comes: it begins with the token.
+        tables.sampled(8, of: 7, at: 2)
+        tables.sampled(9, of: 7, at: 3)
+        entry = try #require(apply(Self.step(3, Self.rows(7, ahead, at: 3, isFirst: false))).first)
+        #expect(!entry.isAhead && entry.tokens == [9])
+        // That token is used up.
+        entry = try #require(apply(Self.step(4, Self.rows(7, ahead, at: 4, isFirst: false))).first)
+        #expect(entry.isAhead)
+
+        for (step, code) in [
+            (Self.step(5, Self.rows(8, ahead, pages: [4])), "token_missing"),
+            (Self.step(6, Self.rows(7, ahead, at: 3, isFirst: false)), "token_missing"),
+        ] {
+            let failure = #expect(throws: Failure.self) { _ = try apply(step) }
+            #expect(failure?.code == code)
+        }
+        // Where the lane goes on to another home, nobody here samples.
+        _ = try apply(Self.step(7, Self.rows(9, [1], pages: [5])), samples: false)
+        let failure = #expect(throws: Failure.self) {
+            _ = try apply(Self.step(8, Self.rows(9, ahead, at: 1, isFirst: false)), samples: false)
+        }
+        #expect(failure?.code == "token_range")
+    }
+
     @Test func anOlderTableSequenceChangesNothingButItsRowsCount() {
         var tables = LaneTables()
-        _ = tables.apply(Self.step(1, Self.rows(7, [1], pages: [3])), bounds: Self.bounds)
+        _ = tables.apply(Self.step(1, Self.rows(7, [1], pages: [3])), bounds: Self.bounds, samples: true)
         let step = Self.step(2, table: 1, released: [7], Self.rows(7, [2], at: 1, pages: [5], isFirst: false))
-        guard case .applied(let entries, _) = tables.apply(step, bounds: Self.bounds) else {
+        guard case .applied(let entries, _) = tables.apply(step, bounds: Self.bounds, samples: true) else {
             Issue.record("not applied")
             return
         }
@@ -62,27 +98,30 @@ import Worker
 
     @Test func aGapAsksForWholeTablesWhichReplaceEverything() {
         var tables = LaneTables()
-        _ = tables.apply(Self.step(1, Self.rows(7, [1], pages: [3])), bounds: Self.bounds)
+        _ = tables.apply(Self.step(1, Self.rows(7, [1], pages: [3])), bounds: Self.bounds, samples: true)
         guard
             case .gap(known: 1, found: 3) = tables.apply(
-                Self.step(3, Self.rows(8, [1], pages: [4])), bounds: Self.bounds)
+                Self.step(3, Self.rows(8, [1], pages: [4])), bounds: Self.bounds, samples: true)
         else {
             Issue.record("the gap was not seen")
             return
         }
         // The same step once more is a repeat; with whole tables it is let in.
-        guard case .repeated = tables.apply(Self.step(3, Self.rows(8, [1], pages: [4])), bounds: Self.bounds) else {
+        guard
+            case .repeated = tables.apply(
+                Self.step(3, Self.rows(8, [1], pages: [4])), bounds: Self.bounds, samples: true)
+        else {
             Issue.record("a refused step was taken anew")
             return
         }
         let whole = Self.step(3, table: 9, whole: true, Self.rows(8, [1], pages: [4]))
-        guard case .applied(let entries, _) = tables.apply(whole, bounds: Self.bounds) else {
+        guard case .applied(let entries, _) = tables.apply(whole, bounds: Self.bounds, samples: true) else {
             Issue.record("whole tables were refused")
             return
         }
         #expect(entries.count == 1)
         #expect(tables.tables.keys.sorted() == [8])
-        guard case .applied = tables.apply(Self.step(4, table: 10), bounds: Self.bounds) else {
+        guard case .applied = tables.apply(Self.step(4, table: 10), bounds: Self.bounds, samples: true) else {
             Issue.record("whole tables did not set the sequence")
             return
         }
@@ -90,9 +129,9 @@ import Worker
 
     @Test func releasedSequencesAreForgottenBeforeRowsAreRead() {
         var tables = LaneTables()
-        _ = tables.apply(Self.step(1, Self.rows(7, [1], pages: [3])), bounds: Self.bounds)
+        _ = tables.apply(Self.step(1, Self.rows(7, [1], pages: [3])), bounds: Self.bounds, samples: true)
         let step = Self.step(2, released: [7], Self.rows(7, [9], pages: [5]))
-        guard case .applied(let entries, _) = tables.apply(step, bounds: Self.bounds) else {
+        guard case .applied(let entries, _) = tables.apply(step, bounds: Self.bounds, samples: true) else {
             Issue.record("not applied")
             return
         }
@@ -109,7 +148,8 @@ import Worker
             ("position_range", rows(1, [1], at: .max, pages: [0, 1, 2, 3])),
             ("position_range", rows(1, [1], at: 100, pages: [0, 1, 2, 3])),
             ("token_range", rows(1, [50], pages: [0])),
-            ("token_range", rows(1, [-1], pages: [0])),
+            ("token_range", rows(1, [-2], pages: [0])),
+            ("token_missing", rows(1, [-1], pages: [0])),
             ("sampling_missing", rows(1, [1], pages: [0], isFirst: false)),
             ("rows_missing", rows(1, [], pages: [0])),
         ]
@@ -132,7 +172,7 @@ import Worker
     func wrongRowsEndTheirSequenceAlone(code: String, bad: ProtoSequenceRows) {
         var tables = LaneTables()
         let step = Self.step(1, Self.rows(2, [1], pages: [0]), bad, Self.rows(3, [1], pages: [1]))
-        guard case .applied(let entries, let failures) = tables.apply(step, bounds: Self.bounds) else {
+        guard case .applied(let entries, let failures) = tables.apply(step, bounds: Self.bounds, samples: true) else {
             Issue.record("not applied")
             return
         }
@@ -142,7 +182,8 @@ import Worker
         #expect(failures.map(\.failure.code) == [code])
         // It stays failed until it is released.
         let next = Self.step(2, Self.rows(1, [1], pages: [0]))
-        guard case .applied(let later, let laterFailures) = tables.apply(next, bounds: Self.bounds) else {
+        guard case .applied(let later, let laterFailures) = tables.apply(next, bounds: Self.bounds, samples: true)
+        else {
             Issue.record("not applied")
             return
         }
@@ -153,7 +194,7 @@ import Worker
     @Test func aSequenceThatStandsTwiceFails() {
         var tables = LaneTables()
         let step = Self.step(1, Self.rows(1, [1], pages: [0]), Self.rows(1, [2], pages: [1]))
-        guard case .applied(let entries, let failures) = tables.apply(step, bounds: Self.bounds) else {
+        guard case .applied(let entries, let failures) = tables.apply(step, bounds: Self.bounds, samples: true) else {
             Issue.record("not applied")
             return
         }

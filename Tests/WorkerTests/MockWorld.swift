@@ -117,8 +117,8 @@ struct MockWorld {
     }
 
     struct Sequence {
-        let tokens: [Int32]
-        let reference: [Int32]
+        var tokens: [Int32]
+        var reference: [Int32]
         var sent = 0
         var pages: [UInt32] = []
         var pagesTold = 0
@@ -305,8 +305,14 @@ struct MockWorld {
             var rows = ProtoSequenceRows()
             rows.sequence = id
             rows.position = UInt32(sequence.sent)
-            rows.tokens = Array(sequence.tokens[sequence.sent..<sequence.sent + count])
-            sequence.sent += count
+            if lane.homes.count == 1, sequence.sent > 0, Int.random(in: 0..<3, using: &random) == 0 {
+                sequence.tokens[sequence.sent] = sequence.reference[sequence.sent - 1]
+                sequence.reference = Toy.reference(sequence.tokens, layers: layers)
+                rows.tokens = [ProtoSequenceRows.sampledToken]
+            } else {
+                rows.tokens = Array(sequence.tokens[sequence.sent..<sequence.sent + count])
+            }
+            sequence.sent += rows.tokens.count
             while sequence.pages.count * WorkerBounds.tokensPerPage < sequence.sent {
                 sequence.pages.append(nextPage)
                 nextPage += 1
@@ -526,12 +532,16 @@ struct MockWorld {
                 let values: [UInt64] = entries.flatMap { entry in
                     (0..<entry.count).map { offset in
                         node.machine.view.isFirstStage
-                            ? Toy.embed(
-                                token: message.rows[entry.index].tokens[offset], position: entry.position + offset)
+                            ? Toy.embed(token: entry.tokens[offset], position: entry.position + offset)
                             : rows[entry.frameRow + offset]
                     }
                 }
                 node.steps[key] = Rows(message: message, entries: entries, values: values)
+            case .setTokens(let key, let tokens):
+                guard let step = node.steps[key] else { return problems.append("tokens for a step that is gone") }
+                for place in tokens {
+                    step.values[place.row] = Toy.embed(token: place.token, position: step.places[place.row].position)
+                }
             case .sendExperts(let send):
                 guard let step = node.steps[send.step] else {
                     return problems.append("sends rows of a step that is gone")

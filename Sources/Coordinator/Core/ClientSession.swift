@@ -115,7 +115,7 @@ final class ClientSession: ConnectionDelegate {
             try core.admit(
                 id: id, prompt: prepared.prompt, sampling: prepared.sampling, scoreTop: nil,
                 request: Core.Request(
-                    machine: .generation(prepared.machine), sink: sink, terms: terms, times: times))
+                    generation: prepared.machine, sink: sink, terms: terms, times: times))
         }
     }
 
@@ -133,7 +133,7 @@ final class ClientSession: ConnectionDelegate {
             try core.admit(
                 id: id, prompt: prepared.ids, sampling: RequestCheck.scoring, scoreTop: prepared.top,
                 request: Core.Request(
-                    machine: .score(ScoreMachine(ids: prepared.ids)), sink: sink, terms: terms, times: times))
+                    score: ScoreMachine(ids: prepared.ids), sink: sink, terms: terms, times: times))
         }
     }
 

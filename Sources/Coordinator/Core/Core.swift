@@ -9,16 +9,30 @@ import Wire
 /// The shell: holds the machines, feeds them what arrives and performs what they say. Confined to one event loop, on
 /// which all of the coordinator's connections live; nothing here blocks or computes for long.
 final class Core {
-    struct Request {
-        enum Machine {
-            case generation(RequestMachine)
-            case score(ScoreMachine)
-        }
-
-        var machine: Machine
+    /// A class, so that a token changes its machine in place.
+    final class Request {
+        /// One of both.
+        fileprivate(set) var generation: RequestMachine?
+        fileprivate(set) var score: ScoreMachine?
         let sink: any RequestSink
         let terms: ServiceTerms
-        var times = RequestTimes()
+        fileprivate(set) var times: RequestTimes
+
+        init(generation: RequestMachine, sink: any RequestSink, terms: ServiceTerms, times: RequestTimes) {
+            self.generation = generation
+            self.sink = sink
+            self.terms = terms
+            self.times = times
+        }
+
+        init(
+            score: ScoreMachine, sink: any RequestSink, terms: ServiceTerms, times: RequestTimes = RequestTimes()
+        ) {
+            self.score = score
+            self.sink = sink
+            self.terms = terms
+            self.times = times
+        }
     }
 
     /// How often deadlines are looked at: well below the shortest, so that a lost worker is noticed in time.
@@ -185,9 +199,10 @@ final class Core {
         work.tenant = request.terms.tenant
         work.priority = request.terms.priority
         work.deadline = request.terms.deadline.map { $0 * 1_000 }
+        if let machine = request.generation { work.maximumTokens = machine.maximumTokens }
         try scheduler.admit(work, now: microseconds)
         requests[id] = request
-        if case .generation = request.machine {
+        if request.generation != nil {
             request.sink.accepted(
                 Acceptance(
                     requestID: "\(String(identity.incarnation, radix: 16))-\(id)", model: configuration.modelName,
@@ -206,10 +221,8 @@ final class Core {
         scheduler.finish(id)
         counts.cancelled += 1
         metrics.aborted()
-        switch request.machine {
-        case .generation(let machine): request.sink.finished(.cancelled, machine.usage)
-        case .score: request.sink.finished(.cancelled, Usage(promptTokens: 0, completionTokens: 0))
-        }
+        request.sink.finished(
+            .cancelled, request.generation?.usage ?? Usage(promptTokens: 0, completionTokens: 0))
         schedulePump()
     }
 
@@ -234,53 +247,43 @@ final class Core {
     }
 
     private func take(_ token: Int32, for id: UInt64, at moment: NIODeadline) {
-        guard let request = requests[id], case .generation(var machine) = request.machine else {
+        guard let request = requests[id], let output = request.generation?.append(token),
+            let promptTokens = request.generation?.promptTokens
+        else {
             scheduler.finish(id)
             return
         }
-        // The machine's text is changed in place, not copied for each token.
-        requests[id] = nil
-        let output = machine.append(token)
-        var times = request.times
-        if times.firstToken == nil, let start = scheduler.start(of: id) {
-            metrics.started(&times, waited: .microseconds(Int64(clamping: start.waitedMicroseconds)))
-            metrics.prefix(queriedTokens: machine.promptTokens, hitTokens: start.cachedTokens)
-            machine.cachedTokens = start.cachedTokens
+        if request.times.firstToken == nil, let start = scheduler.start(of: id) {
+            metrics.started(&request.times, waited: .microseconds(Int64(clamping: start.waitedMicroseconds)))
+            metrics.prefix(queriedTokens: promptTokens, hitTokens: start.cachedTokens)
+            request.generation?.cachedTokens = start.cachedTokens
         }
-        metrics.token(&times, promptTokens: machine.promptTokens, at: moment)
+        metrics.token(&request.times, promptTokens: promptTokens, at: moment)
         guard request.sink.delta(text: output.text, tokens: [token]) else {
-            requests[id] = Request(
-                machine: .generation(machine), sink: request.sink, terms: request.terms, times: times)
             fail(id, .slowReader(limit: configuration.readerTokenLimit))
             return
         }
-        if let reason = output.finish {
+        if let reason = output.finish, let usage = request.generation?.usage {
+            requests[id] = nil
             scheduler.finish(id)
             counts.finished += 1
-            metrics.finished(reason, machine.usage, times)
-            request.sink.finished(reason, machine.usage)
-        } else {
-            requests[id] = Request(
-                machine: .generation(machine), sink: request.sink, terms: request.terms, times: times)
+            metrics.finished(reason, usage, request.times)
+            request.sink.finished(reason, usage)
         }
     }
 
     private func take(_ rows: ProtoScoredRows, for id: UInt64) {
-        guard let request = requests[id], case .score(var machine) = request.machine else {
+        guard let request = requests[id], request.score != nil else {
             scheduler.finish(id)
             return
         }
         do throws(RequestError) {
-            if let response = try machine.append(rows) {
-                requests[id] = nil
-                scheduler.finish(id)
-                counts.finished += 1
-                metrics.scored(promptTokens: response.ids.count)
-                request.sink.scored(response)
-            } else {
-                requests[id] = Request(
-                    machine: .score(machine), sink: request.sink, terms: request.terms, times: request.times)
-            }
+            guard let response = try request.score?.append(rows) else { return }
+            requests[id] = nil
+            scheduler.finish(id)
+            counts.finished += 1
+            metrics.scored(promptTokens: response.ids.count)
+            request.sink.scored(response)
         } catch {
             fail(id, error)
         }

@@ -152,12 +152,13 @@ final class WorkerSession: ConnectionDelegate {
         case .stepResult:
             let result = try frame.message(ProtoStepResult.self)
             try checkHome(of: result.lane, epoch: frame.epoch) { $0.last == control.peer.name }
-            if let sent = core.scheduler.sent(result, epoch: frame.epoch) {
-                core.metrics.stepFinished(after: .microseconds(Int64(clamping: core.microseconds - sent)))
+            let now = core.microseconds
+            if let time = core.scheduler.stepTime(result.stepID, lane: result.lane, epoch: frame.epoch, now: now) {
+                core.metrics.stepFinished(after: .microseconds(Int64(clamping: time)))
             }
             core.handle(
                 core.scheduler.receive(
-                    result, epoch: frame.epoch, vocabulary: core.configuration.manifest.shape.vocabulary))
+                    result, epoch: frame.epoch, vocabulary: core.configuration.manifest.shape.vocabulary, now: now))
         case .stepFailed:
             let failed = try frame.message(ProtoStepFailed.self)
             try checkHome(of: failed.lane, epoch: frame.epoch) { $0.contains(control.peer.name) }
@@ -167,7 +168,7 @@ final class WorkerSession: ConnectionDelegate {
                     "worker": "\(control.peer.name)", "lane": "\(failed.lane)", "code": "\(failed.failure.code)",
                     "reason": "\(failed.failure.message)",
                 ])
-            core.handle(core.scheduler.stepFailed(failed, epoch: frame.epoch))
+            core.handle(core.scheduler.stepFailed(failed, epoch: frame.epoch, now: core.microseconds))
         default:
             throw Failure(code: "frame_unexpected", message: "frame \(frame.kind.name) on a data connection")
         }

@@ -50,13 +50,14 @@ extension Scheduler {
         var decodes: [Candidate] = []
         var prompts: [Candidate] = []
         var rows = 0
+        let isAhead = plansAhead(index)
         for slot in lanes[index].running {
             rows += max(1, sequences[slot].tokens.count - sequences[slot].computed)
             guard !sequences[slot].evicted, !sequences[slot].ending, !sequences[slot].repeating,
-                sequences[slot].remaining > 0
+                sequences[slot].remaining > 0 || (isAhead && sequences[slot].canGoAhead)
             else { continue }
             let id = sequences[slot].id
-            if sequences[slot].remaining == 1, sequences[slot].computed > 0, sequences[slot].flights == 0 {
+            if isDecode(slot) {
                 decodes.append(Candidate(slot: slot, id: id, order: (Double(sequences[slot].lastStep), 0)))
             } else if sequences[slot].flights == 0 || sequences[slot].scoreTop == nil {
                 prompts.append(
@@ -68,7 +69,7 @@ extension Scheduler {
         guard !decodes.isEmpty || !prompts.isEmpty else { return nil }
         let stages = lanes[index].homes.count
         let waves = cost?.waves(rows: rows, stages: stages) ?? min(rows, stages)
-        guard lanes[index].inFlight.count < waves else { return nil }
+        guard lanes[index].inFlight.count < waves + (isAhead ? 1 : 0) else { return nil }
 
         // The waves share the rows. Whoever waited longest for a step is in it; among those, the oldest comes first to
         // pages. An eighth of the step is left to prompts, so that no number of answers keeps them out.
@@ -89,6 +90,18 @@ extension Scheduler {
         }
         guard !step.rows.isEmpty else { return nil }
         return send(step, in: index)
+    }
+
+    /// Whether a lane's next step need not wait for the last one's result.
+    private func plansAhead(_ index: Int) -> Bool {
+        guard lanes[index].homes.count == 1, let time = lanes[index].stepTime else { return false }
+        return time < limits.planAheadMicroseconds
+    }
+
+    /// Whether the sequence's next row is the one after its last token, be that known or not.
+    private func isDecode(_ slot: Int) -> Bool {
+        sequences[slot].remaining == 0
+            || (sequences[slot].remaining == 1 && sequences[slot].computed > 0 && sequences[slot].flights == 0)
     }
 
     private struct StepRows {
@@ -124,10 +137,10 @@ extension Scheduler {
     private mutating func add(_ slot: Int, to step: inout StepRows, in index: Int) {
         // An older sequence of this very step may have taken its pages.
         guard sequences[slot].lane == index, !sequences[slot].evicted else { return }
-        let isDecode = sequences[slot].remaining == 1 && sequences[slot].computed > 0 && sequences[slot].flights == 0
+        let isDecode = isDecode(slot)
         guard isDecode || settle(slot, in: index) else { return }
         let free = step.limit - step.decodeRows - step.prefillRows
-        let wanted = min(sequences[slot].remaining, free)
+        let wanted = min(isDecode ? 1 : sequences[slot].remaining, free)
         guard wanted > 0 else { return }
         // At most 2^13 rows of 2^32 tokens each.
         let pairs = wanted * Int(sequences[slot].scoreTop ?? 0)
@@ -153,11 +166,12 @@ extension Scheduler {
         let sequence = sequences[slot]
         let start = sequence.scheduled
         let end = start + count
-        let last = end == sequence.tokens.count
+        let isAhead = end > sequence.tokens.count
+        let last = isAhead || end == sequence.tokens.count
         var rows = ProtoSequenceRows()
         rows.sequence = sequence.id
         rows.position = UInt32(clamping: start)
-        rows.tokens = Array(sequence.tokens[start..<end])
+        rows.tokens = isAhead ? [ProtoSequenceRows.sampledToken] : Array(sequence.tokens[start..<end])
         if sequence.pagesSent < sequence.pages.count { rows.pages = Array(sequence.pages[sequence.pagesSent...]) }
         if !sequence.introduced { rows.sampling = sequence.sampling }
         if let top = sequence.scoreTop {

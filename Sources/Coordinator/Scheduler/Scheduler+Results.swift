@@ -1,17 +1,21 @@
 package import Wire
 
 extension Scheduler {
-    /// When a step was sent; nil where it is not under way.
-    package func sent(_ result: ProtoStepResult, epoch: UInt64) -> UInt64? {
-        guard epoch == self.epoch, let index = Int(exactly: result.lane), lanes.indices.contains(index) else {
-            return nil
-        }
-        return lanes[index].inFlight[result.stepID]?.sent
+    /// How long a step took that comes back now, without its wait for the one before; nil where it is not under way.
+    package func stepTime(_ stepID: UInt64, lane: UInt32, epoch: UInt64, now: UInt64) -> UInt64? {
+        guard epoch == self.epoch, let index = Int(exactly: lane), lanes.indices.contains(index),
+            let sent = lanes[index].inFlight[stepID]?.sent
+        else { return nil }
+        let began = lanes[index].homes.count == 1 ? max(sent, lanes[index].lastResult) : sent
+        return now > began ? now - began : 0
     }
 
     /// Takes what a step gave. A result of another epoch, or of a step that is not under way, is dropped.
     /// - Parameter vocabulary: tokens at or above it are the worker's fault and fail their sequence.
-    package mutating func receive(_ result: ProtoStepResult, epoch: UInt64, vocabulary: Int) -> [Output] {
+    package mutating func receive(
+        _ result: ProtoStepResult, epoch: UInt64, vocabulary: Int, now: UInt64
+    ) -> [Output] {
+        self.now = max(self.now, now)
         guard let (lane, step) = takeStep(result.stepID, lane: result.lane, epoch: epoch) else { return [] }
         lanes[lane].gaps = 0
         // Workers answer in the order of the step's rows; whoever does not is looked up.
@@ -26,6 +30,10 @@ extension Scheduler {
             guard let slot = land(rows), !isRepeating else { continue }
             if let failure = failures.take(rows.id)?.failure {
                 outputs.append(fail(slot, code: failure.code, message: failure.message))
+                continue
+            }
+            guard rows.positions.upperBound <= sequences[slot].tokens.count else {
+                outputs.append(failProtocol(slot, in: lane, "the result came before that of the step before"))
                 continue
             }
             note(rows.positions, slot, in: lane)
@@ -51,7 +59,8 @@ extension Scheduler {
     }
 
     /// A home could not finish a step. Tables that it missed are sent anew; anything else ends the step's sequences.
-    package mutating func stepFailed(_ failed: ProtoStepFailed, epoch: UInt64) -> [Output] {
+    package mutating func stepFailed(_ failed: ProtoStepFailed, epoch: UInt64, now: UInt64) -> [Output] {
+        self.now = max(self.now, now)
         guard let (lane, step) = takeStep(failed.stepID, lane: failed.lane, epoch: epoch) else { return [] }
         let gap = failed.failure.code == "page_table_gap"
         if gap {
@@ -84,9 +93,12 @@ extension Scheduler {
     private mutating func takeStep(
         _ stepID: UInt64, lane: UInt32, epoch: UInt64
     ) -> (lane: Int, step: FlyingStep)? {
+        let time = stepTime(stepID, lane: lane, epoch: epoch, now: now)
         guard epoch == self.epoch, let index = Int(exactly: lane), lanes.indices.contains(index),
             let step = lanes[index].inFlight.removeValue(forKey: stepID)
         else { return nil }
+        lanes[index].stepTime = time
+        lanes[index].lastResult = now
         return (index, step)
     }
 

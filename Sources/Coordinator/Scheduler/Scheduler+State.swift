@@ -8,6 +8,8 @@ extension Scheduler {
         let priority: Int
         let sampling: ProtoSamplingParameters
         let scoreTop: UInt32?
+        /// Tokens of the prompt and of the longest answer.
+        let mostTokens: Int
         let admitted: UInt64
         let deadline: UInt64?
         /// When it was admitted or sent back.
@@ -51,14 +53,19 @@ extension Scheduler {
             priority = work.priority
             sampling = work.sampling
             scoreTop = work.scoreTop
+            let (most, isOver) = work.prompt.count.addingReportingOverflow(work.maximumTokens)
+            mostTokens = isOver ? .max : most
             self.admitted = admitted
             deadline = work.deadline
             waitingSince = admitted
             tokens = work.prompt
         }
 
-        /// Rows that were not sent yet.
+        /// Known rows that were not sent yet; -1 where a row was sent before its token is known.
         var remaining: Int { tokens.count - scheduled }
+
+        /// Whether the row after the known ones can be sent: the worker samples its token, and one more is wanted after it.
+        var canGoAhead: Bool { flights > 0 && remaining == 0 && scoreTop == nil && tokens.count + 2 <= mostTokens }
 
         /// Pages whose content another sequence may have computed: all tokens are known, and the last one's row is
         /// computed in any case, because its logits are wanted. A score wants those of every row.
@@ -109,6 +116,9 @@ extension Scheduler {
         /// Slots, in order of the sequences' arrival.
         var running: [Int] = []
         package internal(set) var stepsSent: UInt64 = 0
+        /// When the last step came back, and how long it took.
+        var lastResult: UInt64 = 0
+        var stepTime: UInt64?
         var inFlight: [UInt64: FlyingStep] = [:]
         /// Sequences that the homes have not yet been told to forget.
         var released: [UInt64] = []

@@ -9,6 +9,8 @@ package import Wire
 /// - Requests wait in a `FairQueue`; whose turn it is gets a place in a lane, and until it has one nobody overtakes it.
 /// - A sequence belongs to one lane. A lane has up to as many steps (waves) in flight as it has stages; a sequence is in
 ///   one of them, but for a long prompt, whose parts follow each other through the stages.
+/// - A lane of one stage whose steps are short has one more step in flight, planned ahead: the worker puts the tokens that
+///   it samples into the step that waits, so that it need not wait for the coordinator between two steps.
 /// - A step's rows are bounded: decode rows come first, rows of prompts fill the rest.
 /// - Pages are taken as positions need them and shared by content (`PagePool`). When a lane has none left, the youngest
 ///   sequence gives its pages back and is replayed later, prompt and answer so far, with the same result (design,
@@ -24,6 +26,9 @@ package struct Scheduler: Sendable {
         package var queueLimit = 256
         package var queueTokenLimit = 1 << 20
         package var queueTimeoutMilliseconds: UInt64 = 120_000
+        /// A step is planned ahead where the last one took less: the way to the coordinator and back, half a millisecond, is
+        /// then worth more than that newcomers wait for one step less.
+        package var planAheadMicroseconds: UInt64 = 20_000
         /// Shares of tenants, above 0; 1 where a tenant has none.
         package var tenantWeights: [String: Double] = [:]
 
@@ -39,6 +44,8 @@ package struct Scheduler: Sendable {
         package var sampling: ProtoSamplingParameters
         /// Rows are scored, this many best (id, logit) pairs for each, and nothing is sampled.
         package var scoreTop: UInt32?
+        /// Most tokens that are wanted; more are only computed where the answer ends before.
+        package var maximumTokens = Int.max
         package var tenant = ""
         /// Lower is served earlier, within a tenant.
         package var priority = 0

@@ -312,7 +312,8 @@ package nonisolated struct ProtoSequenceRows: Sendable {
   /// Position of the first row in the sequence.
   package var position: UInt32 = 0
 
-  /// Input tokens, one for each row.
+  /// Input tokens, one for each row. A single -1 stands for the token that the row before was or will be sampled to: only where
+  /// a lane has one home, which knows it.
   package var tokens: [Int32] = []
 
   /// Pages appended to the sequence's table (all of its pages when whole_tables).

@@ -9,7 +9,7 @@ final class StepBuffers {
     final class Chunk {
         let rows: Range<Int>
         /// Input tokens where the stage begins with the embedding; else empty.
-        let tokens: [Int32]
+        var tokens: [Int32]
         let hidden: RowBuffer
         let batch: AttentionBatch
         let routed = RoutedRows()
@@ -48,7 +48,7 @@ final class StepBuffers {
                 attention.append(AttentionRow(position: entry.position + offset, pages: entry.pages))
                 frameRows.append(entry.frameRow + offset)
             }
-            tokens += message.rows[entry.index].tokens
+            tokens += entry.tokens
         }
         var chunks: [Chunk] = []
         for first in stride(from: 0, to: attention.count, by: chunkRows) {

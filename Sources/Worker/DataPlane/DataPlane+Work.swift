@@ -233,6 +233,11 @@ extension DataPlane {
             switch action {
             case .beginStep(let key, let entries, let message, let chunk):
                 begin(key, entries: entries, message: message, chunk: chunk, rows: rows, epoch)
+            case .setTokens(let key, let tokens):
+                for (row, token) in tokens.map({ ($0.row, $0.token) }) {
+                    guard let place = epoch.steps[key]?.place(ofRow: row) else { continue }
+                    place.chunk.tokens[place.row] = token
+                }
             case .sendExperts(let send):
                 sendExperts(send, epoch)
             case .storeResults(let key, let outputs):

@@ -44,6 +44,9 @@ package struct LaneTables {
     package struct Table {
         package var pages: [Int32] = []
         package var sampling: ProtoSamplingParameters?
+        /// Where the token belongs that the last rows are sampled to, and that token as soon as it is known.
+        package var sampledPosition: Int?
+        package var sampledToken: Int32?
         /// Set when rows of the sequence were not computed: whatever follows cannot be right, until it is released.
         package var failure: ProtoFailure?
     }
@@ -57,6 +60,9 @@ package struct LaneTables {
         package let frameRow: Int
         package let position: Int
         package let count: Int
+        /// One for each row. Where `isAhead`, 0 stands for the one token, to which an earlier step is yet to be sampled.
+        package let tokens: [Int32]
+        package let isAhead: Bool
         /// The sequence's pages at this step: a later step may release the sequence while this one is computed.
         package let pages: [Int32]
         package let sampling: ProtoSamplingParameters?
@@ -79,7 +85,9 @@ package struct LaneTables {
     package init() {}
 
     /// Applies the step's changes and checks its rows. What is wrong with one sequence fails that sequence alone.
-    package mutating func apply(_ step: ProtoStep, bounds: WorkerBounds) -> Outcome {
+    ///
+    /// - Parameter samples: the lane ends where it begins, so that rows may come before their token is known.
+    package mutating func apply(_ step: ProtoStep, bounds: WorkerBounds, samples: Bool) -> Outcome {
         let isSecondTry = step.wholeTables && step.stepID == refusedStep
         guard step.stepID > lastStep || isSecondTry else { return .repeated }
         let isNews: Bool
@@ -109,10 +117,12 @@ package struct LaneTables {
         var scored = 0
         for (index, rows) in step.rows.enumerated() {
             let failure: ProtoFailure?
+            let isAhead = samples && rows.tokens == [ProtoSequenceRows.sampledToken]
+            let token = isAhead ? tables[rows.sequence]?.sampledToken : nil
             if !seen.insert(rows.sequence).inserted {
                 failure = .init(Failure(code: "sequence_repeated", message: "a sequence stands twice in one step"))
             } else {
-                failure = accept(rows, isNews: isNews, scored: &scored, bounds: bounds)
+                failure = accept(rows, isNews: isNews, isAhead: isAhead, scored: &scored, bounds: bounds)
             }
             defer { frameRow += rows.tokens.count }
             if let failure {
@@ -123,7 +133,8 @@ package struct LaneTables {
                 entries.append(
                     Entry(
                         index: index, sequence: rows.sequence, frameRow: frameRow, position: Int(rows.position),
-                        count: rows.tokens.count, pages: table?.pages ?? [], sampling: table?.sampling))
+                        count: rows.tokens.count, tokens: isAhead ? [token ?? 0] : rows.tokens,
+                        isAhead: isAhead && token == nil, pages: table?.pages ?? [], sampling: table?.sampling))
             }
         }
         // A sequence that stands twice has failed as a whole.
@@ -136,8 +147,14 @@ package struct LaneTables {
         tables[sequence]?.failure = failure
     }
 
+    /// What a row was sampled to, and where that token belongs.
+    package mutating func sampled(_ token: Int32, of sequence: UInt64, at position: Int) {
+        guard tables[sequence]?.sampledPosition == position else { return }
+        tables[sequence]?.sampledToken = token
+    }
+
     private mutating func accept(
-        _ rows: ProtoSequenceRows, isNews: Bool, scored: inout Int, bounds: WorkerBounds
+        _ rows: ProtoSequenceRows, isNews: Bool, isAhead: Bool, scored: inout Int, bounds: WorkerBounds
     ) -> ProtoFailure? {
         func failure(_ code: String, _ message: String) -> ProtoFailure { .init(Failure(code: code, message: message)) }
 
@@ -168,9 +185,15 @@ package struct LaneTables {
         guard end <= room else {
             return failure("position_range", "rows end at position \(end), pages and context end at \(room)")
         }
-        if let token = rows.tokens.first(where: { $0 < 0 || Int($0) >= bounds.vocabulary }) {
+        if isAhead {
+            guard table.sampledPosition == Int(rows.position) else {
+                return failure("token_missing", "no row before position \(rows.position) is sampled")
+            }
+        } else if let token = rows.tokens.first(where: { $0 < 0 || Int($0) >= bounds.vocabulary }) {
             return failure("token_range", "token \(token) of \(bounds.vocabulary)")
         }
+        table.sampledPosition = rows.sample ? end : nil
+        table.sampledToken = nil
         if rows.sample {
             guard !rows.tokens.isEmpty else { return failure("rows_missing", "no row to sample from") }
             guard table.sampling != nil else { return failure("sampling_missing", "no sampling parameters") }

@@ -43,7 +43,7 @@ extension WorkerMachine {
         guard state.order.count < bounds.stepsInLane else {
             return [refusal(message, "too_many_steps", "\(state.order.count) steps of lane \(lane) are in progress")]
         }
-        switch state.tables.apply(message, bounds: bounds) {
+        switch state.tables.apply(message, bounds: bounds, samples: role.previous == nil && role.next == nil) {
         case .repeated:
             return []
         case .gap(let known, let found):
@@ -61,6 +61,13 @@ extension WorkerMachine {
                 rowCount: entries.reduce(0) { $0 + $1.count }, chunk: max(layerRows, 1), elders: elders,
                 layer: view.layers.lowerBound, phase: .layer(nextRow: 0), since: itemsStarted, ticket: ticket())
             step.message.failures += failures
+            var row = 0
+            for entry in entries {
+                if entry.isAhead {
+                    step.awaited[AwaitedRow(sequence: entry.sequence, position: entry.position)] = row
+                }
+                row += entry.count
+            }
             if step.rowCount == 0 { step.phase = .done }
             let isDone = step.phase == .done
             steps[key] = step
@@ -114,7 +121,29 @@ extension WorkerMachine {
         for failure in result.failures {
             failSequence(failure.sequence, lane: work.step.lane, failure.failure)
         }
-        return isDone ? stepDone(work.step) : []
+        return (isDone ? stepDone(work.step) : []) + passOn(result.tokens, of: step)
+    }
+
+    /// Tokens of a step are sampled: those that were planned ahead of them begin with them.
+    private mutating func passOn(_ tokens: [ProtoSampledToken], of step: StepState) -> [WorkerAction] {
+        let lane = step.key.lane
+        let heirs = (lanes[lane]?.order ?? []).filter { steps[$0]?.awaited.isEmpty == false }
+        var found = heirs.map { _ in [RowToken]() }
+        var entries = step.entries[...]
+        for sampled in tokens {
+            // Tokens come in the order of the step's rows.
+            entries = entries.drop { $0.sequence != sampled.sequence }
+            guard let entry = entries.first else { break }
+            let row = AwaitedRow(sequence: sampled.sequence, position: entry.position + entry.count)
+            if let heir = heirs.firstIndex(where: { steps[$0]?.awaited[row] != nil }),
+                let place = steps[heirs[heir]]?.awaited.removeValue(forKey: row)
+            {
+                found[heir].append(RowToken(row: place, token: sampled.token))
+            } else {
+                lanes[lane]?.tables.sampled(sampled.token, of: row.sequence, at: row.position)
+            }
+        }
+        return zip(heirs, found).compactMap { $1.isEmpty ? nil : .setTokens($0, $1) }
     }
 
     /// `count` outputs of the step's layer are in their place; those of `notFinite` end their sequences.
@@ -144,6 +173,8 @@ extension WorkerMachine {
                 !step.message.failures.contains(where: { $0.sequence == sequence })
             else { continue }
             steps[key]?.message.failures.append(.init(sequence: sequence, failure: failure))
+            // Its row goes along with the rest of the step, whatever its token is.
+            if !step.awaited.isEmpty { steps[key]?.awaited = step.awaited.filter { $0.key.sequence != sequence } }
         }
     }
 
@@ -162,9 +193,11 @@ extension WorkerMachine {
         return actions + drain(lane: key.lane)
     }
 
-    /// Whether the step's rows may enter its layer: earlier rows of the same sequences must have passed it.
+    /// Whether the step's rows may enter its layer: their tokens must be known, and earlier rows of the same sequences must
+    /// have passed it.
     func isReady(_ step: StepState) -> Bool {
-        step.elders.allSatisfy { elder in
+        guard step.awaited.isEmpty else { return false }
+        return step.elders.allSatisfy { elder in
             guard let elder = steps[elder] else { return true }
             if case .layer = elder.phase { return elder.layer > step.layer }
             return elder.layer >= step.layer

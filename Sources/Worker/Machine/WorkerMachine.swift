@@ -125,6 +125,8 @@ package struct OutputResult: Equatable {
 package enum WorkerAction: Equatable {
     /// Rows of a step that this worker computes: reserve what it needs. Items are `chunk` rows each, the last one fewer.
     case beginStep(StepKey, entries: [LaneTables.Entry], message: ProtoStep, chunk: Int)
+    /// Tokens of a step that came before they were known.
+    case setTokens(StepKey, [RowToken])
     case sendExperts(ExpertSend)
     /// The reply that was just received: its rows become these outputs of the step.
     case storeResults(StepKey, outputs: [Int])
@@ -142,6 +144,12 @@ package enum WorkerAction: Equatable {
     case closeHome(HomeID, Failure)
     /// The peer broke the protocol on the connection that this worker dialled.
     case closeLink(PeerID, Failure)
+}
+
+/// The input of one row of a step.
+package struct RowToken: Equatable {
+    package let row: Int
+    package let token: Int32
 }
 
 /// Rows of a step for a host.
@@ -162,7 +170,8 @@ package struct ExpertSend: Equatable {
 /// layers of the stage (attention for its rows; rows to expert hosts; outputs added when all are there) and ends once: with
 /// its hidden state sent on, with a result, or with a failure. Steps of one lane leave in the order in which they came,
 /// since the page tables of the next home change in that order; which of them is computed first is free, except that
-/// rows of a sequence wait until the sequence's earlier rows have written their keys and values.
+/// rows of a sequence wait until the sequence's earlier rows have written their keys and values, and a step that was
+/// planned ahead until the tokens are sampled that it begins with.
 package struct WorkerMachine {
     package let view: PlacementView
     package let bounds: WorkerBounds
@@ -220,11 +229,18 @@ package struct WorkerMachine {
         let elders: [StepKey]
         var layer: Int
         var phase: Phase
+        /// Rows whose token an elder is yet to be sampled to.
+        var awaited: [AwaitedRow: Int] = [:]
         var routes = RowRoutes()
         /// When the item that is next became possible.
         var since: UInt64
         var ticket: UInt64
         var result = OutputResult()
+    }
+
+    struct AwaitedRow: Hashable {
+        let sequence: UInt64
+        let position: Int
     }
 
     struct LinkState {

@@ -44,7 +44,8 @@ struct CoordinatorBench {
         var seconds = 0.0
         /// Milliseconds from a result's sending to each of its tokens at the client.
         var resultToClient: [Double] = []
-        /// Milliseconds from a result's sending to the next step of each of its sequences at the worker.
+        /// Milliseconds from a result's sending to the next step of each of its sequences at the worker; 0 where that was
+        /// planned ahead and had come before.
         var resultToNextStep: [Double] = []
         /// While all streams ran: their tokens, and nanoseconds of processor time.
         var windowTokens = 0
@@ -105,6 +106,8 @@ final class StepTimes: SleepingCluster.Observer {
             let token = Int(rows.position) - plan.promptTokens
             if sent[stream].indices.contains(token) {
                 turns.append(Exchange.milliseconds(from: sent[stream][token], to: now))
+            } else if token >= 0 {
+                turns.append(0)
             }
         }
     }

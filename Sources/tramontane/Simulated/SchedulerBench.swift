@@ -82,8 +82,8 @@ struct SchedulerBench {
                 steps.removeFirst(next)
                 next = 0
             }
-            let outputs = timed { scheduler, _ in
-                scheduler.receive(result, epoch: Self.epoch, vocabulary: Self.vocabulary)
+            let outputs = timed { scheduler, now in
+                scheduler.receive(result, epoch: Self.epoch, vocabulary: Self.vocabulary, now: now)
             }
             for output in outputs {
                 guard case .token(let id, _) = output else {

@@ -38,6 +38,8 @@ final class SleepingCluster {
     private var workers: [SleepingWorker] = []
     private var lanes: [[Int]] = []
     private var epoch: UInt64 = 0
+    /// The last token of each sequence, for rows that were planned ahead of it.
+    private var sampled: [UInt64: Int32] = [:]
     /// Confined like this object, and alive as long as there is something to hear.
     weak var observer: (any Observer)?
     /// Steps whose results were sent.
@@ -136,11 +138,13 @@ final class SleepingCluster {
         var result = ProtoStepResult()
         result.stepID = step.stepID
         result.lane = step.lane
+        for sequence in step.released { sampled[sequence] = nil }
         for rows in step.rows where rows.sample {
-            guard let last = rows.tokens.last else { continue }
+            guard let last = rows.tokens.last.map({ $0 < 0 ? sampled[rows.sequence] : $0 }) ?? nil else { continue }
             var token = ProtoSampledToken()
             token.sequence = rows.sequence
             token.token = letters.tokens[letters.index(after: last, at: Int(rows.position) + rows.tokens.count)]
+            sampled[rows.sequence] = token.token
             result.tokens.append(token)
         }
         return result

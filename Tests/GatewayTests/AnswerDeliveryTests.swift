@@ -1,4 +1,5 @@
 import Coordinator
+import HTTPTypes
 import NIOCore
 import NIOEmbedded
 import NIOHTTPTypes
@@ -9,16 +10,18 @@ import Testing
 /// One answer on an embedded channel.
 private final class Picture {
     let channel = EmbeddedChannel()
-    let presence = ClientPresence()
+    let connection = ConnectionGuard(limits: .ofTests)
     let delivery: AnswerDelivery.Handle
+    var presence: ClientPresence { connection.presence }
     private let ends = Ends()
 
     init(_ body: String = #"{"prompt": "x", "stream": true}"#) throws {
         let request = try AnswerRequest(.completions, body: body.utf8, vocabularySize: 512)
         let heading = Answer.Heading(
             endpoint: .completions, id: "id", created: 1, model: "m", fingerprint: "fp", seed: 1)
+        try channel.pipeline.syncOperations.addHandler(connection)
         delivery = AnswerDelivery.start(
-            Answer(request, heading: heading), of: request, on: channel, presence: presence)
+            Answer(request, heading: heading), of: request, on: channel, connection: connection)
         delivery.began.whenComplete { [ends] in ends.began = Self.code(of: $0) }
         delivery.done.whenComplete { [ends] in ends.done = Self.code(of: $0.map { _ in }) }
     }
@@ -39,16 +42,32 @@ private final class Picture {
     func written() throws -> [[String]] {
         channel.embeddedEventLoop.run()
         var pieces: [[String]] = []
-        while let part = try channel.readOutbound(as: HTTPResponsePart.self) {
-            guard case .body(let bytes) = part else { continue }
+        while var chunk = try channel.readOutbound(as: ByteBuffer.self) {
             pieces.append(
-                String(buffer: bytes).split(separator: "\n\n").map { event in
+                try Self.content(of: &chunk).split(separator: "\n\n").map { event in
                     guard let text = event.firstRange(of: #""text": ""#), let end = event.firstRange(of: #"", "log"#)
                     else { return event.contains("error") ? "error" : String(event.dropFirst(6)) }
                     return String(event[text.upperBound..<end.lowerBound])
                 })
         }
         return pieces
+    }
+
+    /// The head of a stream was written.
+    func open() throws {
+        delivery.open()
+        #expect(try written() == [], "the head comes first")
+        try channel.writeOutbound(HTTPResponsePart.head(HTTPResponse(status: .ok)))
+        _ = try channel.readOutbound(as: HTTPResponsePart.self)
+    }
+
+    private static func content(of chunk: inout ByteBuffer) throws -> String {
+        let text = String(buffer: chunk)
+        let head = try #require(text.firstRange(of: "\r\n"))
+        #expect(text.hasSuffix("\r\n"))
+        let content = text[head.upperBound...].dropLast(1)
+        #expect(Int(text[..<head.lowerBound], radix: 16) == content.utf8.count)
+        return String(content)
     }
 
     private static func code(of result: Result<Void, any Error>) -> String {
@@ -65,6 +84,12 @@ private final class Picture {
     }
 }
 
+extension ConnectionGuard.Limits {
+    fileprivate static let ofTests = ConnectionGuard.Limits(
+        bodyBytes: 1 << 20, stall: .seconds(30),
+        patience: RequestPatience.Limits(idle: .seconds(75), head: .seconds(10), body: .seconds(30)))
+}
+
 @Suite struct AnswerDeliveryTests {
     private let late = RequestError(.late, code: "deadline_exceeded", message: "late")
 
@@ -74,8 +99,8 @@ private final class Picture {
         #expect(try picture.written() == [], "the head comes first")
         #expect(picture.began == "" && picture.done == nil)
         picture.put("c")
-        picture.delivery.open()
-        #expect(try picture.written() == [["a", "b"], ["c"]])
+        try picture.open()
+        #expect(try picture.written() == [["a", "b", "c"]])
         picture.put("d")
         #expect(try picture.written() == [["d"]])
         picture.put("e", "f")
@@ -88,7 +113,7 @@ private final class Picture {
         let picture = try Picture()
         picture.put("a")
         _ = try picture.written()
-        picture.delivery.open()
+        try picture.open()
         #expect(try picture.written() == [["a"]])
         picture.channel.isWritable = false
         picture.put("b")
@@ -107,7 +132,7 @@ private final class Picture {
         begun.put("a")
         begun.delivery.feed.put(.failed(late))
         #expect(try begun.written() == [] && begun.began == "")
-        begun.delivery.open()
+        try begun.open()
         #expect(try begun.written() == [["a", "error"]])
         #expect(begun.done == "deadline_exceeded")
         let waiting = try Picture()
@@ -135,12 +160,12 @@ private final class Picture {
             let picture = try Picture()
             picture.put("a")
             _ = try picture.written()
-            if opens { picture.delivery.open() }
+            if opens { try picture.open() }
             _ = try picture.written()
             picture.presence.leave()
             #expect(picture.done == "left" && picture.delivery.feed.isCancelled)
             picture.put("b")
-            picture.delivery.open()
+            try picture.open()
             #expect(try picture.written() == [])
         }
         let abandoned = try Picture()
@@ -152,10 +177,10 @@ private final class Picture {
         let request = try AnswerRequest(.completions, body: #"{"prompt": "x"}"#.utf8, vocabularySize: 512)
         let heading = Answer.Heading(
             endpoint: .completions, id: "id", created: 1, model: "m", fingerprint: "fp", seed: 1)
-        let presence = ClientPresence()
-        presence.leave()
+        let connection = ConnectionGuard(limits: .ofTests)
+        connection.presence.leave()
         let delivery = AnswerDelivery.start(
-            Answer(request, heading: heading), of: request, on: EmbeddedChannel(), presence: presence)
+            Answer(request, heading: heading), of: request, on: EmbeddedChannel(), connection: connection)
         #expect(delivery.feed.isCancelled)
     }
 }

@@ -6,6 +6,23 @@ import Wire
 
 @testable import Transport
 
+/// Speaks as soon as the connection stands: a test that waits for its turn meanwhile would meet the other side's deadline.
+private final class FirstWords: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private let text: String
+
+    init(_ text: String) {
+        self.text = text
+    }
+
+    func channelActive(context: ChannelHandlerContext) {
+        context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: text)), promise: nil)
+        context.fireChannelActive()
+    }
+}
+
 @Suite struct LoopbackTests {
     private let group = MultiThreadedEventLoopGroup.singleton
 
@@ -30,11 +47,11 @@ import Wire
     private func raw(_ listener: Listener, _ text: String) async throws -> String {
         let channel = try await ClientBootstrap(group: group).connect(to: listener.address) { channel in
             channel.eventLoop.makeCompletedFuture {
-                try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
+                try channel.pipeline.syncOperations.addHandler(FirstWords(text))
+                return try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
             }
         }
-        return try await channel.executeThenClose { inbound, outbound in
-            try await outbound.write(ByteBuffer(string: text))
+        return try await channel.executeThenClose { inbound, _ in
             var answer = ByteBuffer()
             for try await bytes in inbound { answer.writeImmutableBuffer(bytes) }
             return String(buffer: answer)

@@ -2,7 +2,6 @@ import Coordinator
 import JSONText
 import Logging
 import NIOCore
-import NIOHTTPTypes
 
 /// An answer on its way from the coordinator to its client.
 ///
@@ -24,23 +23,21 @@ final class AnswerDelivery {
     }
 
     private let feed: EventFeed
-    private let channel: any Channel
-    private let presence: ClientPresence
+    private let connection: ConnectionGuard
     private let promptParameter: String
     private let isStreamed: Bool
     private var answer: Answer
     private var phase = Phase.waiting
     private var items: [EventFeed.Item] = []
     /// Laid out and not sent.
-    private var bytes: [UInt8] = []
+    private var chunk = ChunkedBytes()
     private var failure: RequestError?
     private let began: EventLoopPromise<Void>
     private let done: EventLoopPromise<Answer>
 
-    private init(_ answer: Answer, of request: AnswerRequest, channel: any Channel, presence: ClientPresence) {
+    private init(_ answer: Answer, of request: AnswerRequest, channel: any Channel, connection: ConnectionGuard) {
         self.answer = answer
-        self.channel = channel
-        self.presence = presence
+        self.connection = connection
         feed = EventFeed(answers: request.answers)
         promptParameter = request.endpoint.promptParameter
         isStreamed = request.stream
@@ -71,18 +68,19 @@ final class AnswerDelivery {
     }
 
     /// Called on the channel's loop.
+    ///
+    /// - Parameter connection: the channel's.
     static func start(
-        _ answer: Answer, of request: AnswerRequest, on channel: any Channel, presence: ClientPresence
+        _ answer: Answer, of request: AnswerRequest, on channel: any Channel, connection: ConnectionGuard
     ) -> Handle {
-        let new = AnswerDelivery(answer, of: request, channel: channel, presence: presence)
+        let new = AnswerDelivery(answer, of: request, channel: channel, connection: connection)
         let delivery = NIOLoopBound(new, eventLoop: channel.eventLoop)
         // These let go of it at its end, which comes with the connection's at the latest.
-        presence.begin(
+        connection.presence.begin(
             ClientPresence.Watch(
                 left: { delivery.value.end(.failure(ClientLeft())) }, writable: { delivery.value.deliver() }))
-        new.feed.whenFilled { [loop = channel.eventLoop] in
-            loop.execute { delivery.value.deliver() }
-        }
+        let queue = DeliveryQueue.of(channel.eventLoop)
+        new.feed.whenFilled { queue.add(delivery) }
         return Handle(
             feed: new.feed, began: new.began.futureResult, done: new.done.futureResult, delivery: delivery)
     }
@@ -90,14 +88,14 @@ final class AnswerDelivery {
     private func open() {
         guard case .beginning = phase else { return }
         phase = .open
-        send()
         deliver()
     }
 
-    private func deliver() {
+    /// Something has come, or there is room for it.
+    func deliver() {
         switch phase {
         case .waiting: break
-        case .open where channel.isWritable: break
+        case .open where connection.takesChunks: break
         case .open, .beginning, .ended: return
         }
         feed.take(into: &items)
@@ -105,7 +103,7 @@ final class AnswerDelivery {
         for item in items {
             switch item {
             case .event(let event, let choice):
-                answer.take(event, choice: choice, into: &bytes)
+                chunk.append { answer.take(event, choice: choice, into: &$0) }
                 if case .accepted = event {} else { hasMore = true }
             case .failed(let error):
                 failure = error
@@ -124,14 +122,11 @@ final class AnswerDelivery {
     /// Sends what is laid out, and what ends the stream if this is its end.
     private func send() {
         if let failure {
-            Answer.append(APIError(failure, promptParameter: promptParameter).body, to: &bytes)
+            chunk.append { Answer.append(APIError(failure, promptParameter: promptParameter).body, to: &$0) }
         } else if answer.isFinished {
-            bytes += "data: [DONE]\n\n".utf8
+            chunk.append { $0 += "data: [DONE]\n\n".utf8 }
         }
-        if !bytes.isEmpty {
-            channel.writeAndFlush(HTTPResponsePart.body(ByteBuffer(bytes: bytes)), promise: nil)
-            bytes.removeAll(keepingCapacity: true)
-        }
+        if !chunk.isEmpty { connection.send(chunk: chunk.take()) }
         if let failure {
             end(.failure(failure))
         } else if answer.isFinished {
@@ -147,7 +142,7 @@ final class AnswerDelivery {
         case .ended: return
         }
         phase = .ended
-        presence.end()
+        connection.presence.end()
         feed.cancel()
         done.completeWith(result)
     }

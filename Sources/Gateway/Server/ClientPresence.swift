@@ -6,7 +6,7 @@ final class ClientPresence: Sendable {
     struct Watch: Sendable {
         /// The client has closed its side, or the connection is gone.
         let left: @Sendable () -> Void
-        /// There is room for more of the answer again.
+        /// There is room for more of the answer again, or its head was sent.
         let writable: @Sendable () -> Void
     }
 

@@ -39,6 +39,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     let presence = ClientPresence()
 
+    private let arrivals = ArrivingBytes()
     private let limits: Limits
     private var patience: RequestPatience
     private var context: ChannelHandlerContext?
@@ -62,7 +63,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         do {
-            try context.pipeline.syncOperations.addHandler(ArrivingBytes(connection: self), position: .first)
+            arrivals.connection = self
+            try context.pipeline.syncOperations.addHandler(arrivals, position: .first)
             schedule(context)
         } catch {
             // The pipeline is gone already.
@@ -154,7 +156,10 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             return
         }
         switch unwrapOutboundIn(data) {
-        case .head: responseIsOpen = true
+        case .head:
+            responseIsOpen = true
+            // A stream's chunks may wait for it.
+            context.eventLoop.execute { [presence] in presence.becameWritable() }
         case .body: break
         case .end:
             responseIsOpen = false
@@ -163,6 +168,16 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         }
         context.write(data, promise: promise)
     }
+
+    /// Sends a chunk of the streamed answer that is under way, past everybody who would take it apart and put it together
+    /// again: for a stream of tokens this is most of what HTTP costs.
+    func send(chunk: ByteBuffer) {
+        guard responseIsOpen, !isClosing else { return }
+        arrivals.send(chunk)
+    }
+
+    /// Whether the head of an answer was sent and there is room for more.
+    var takesChunks: Bool { responseIsOpen && context?.channel.isWritable ?? false }
 
     private func refuse(context: ChannelHandlerContext, _ error: APIError) {
         isClosing = true
@@ -240,23 +255,30 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         timer?.task.cancel()
         timer = nil
         self.context = nil
+        arrivals.connection = nil
         presence.leave()
     }
 }
 
-/// Shows a connection's bytes to its guard before they are decoded.
+/// The socket's side of a connection's codec: shows bytes to the guard before they are decoded, and sends some that need no
+/// encoding.
 private final class ArrivingBytes: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = ByteBuffer
     typealias InboundOut = ByteBuffer
+    typealias OutboundOut = ByteBuffer
 
-    private let connection: ConnectionGuard
+    var connection: ConnectionGuard?
+    private var context: ChannelHandlerContext?
 
-    init(connection: ConnectionGuard) {
-        self.connection = connection
+    func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+    func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
+
+    func send(_ bytes: ByteBuffer) {
+        context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        guard connection.arrived(unwrapInboundIn(data)) else { return }
+        guard let connection, connection.arrived(unwrapInboundIn(data)) else { return }
         context.fireChannelRead(data)
         connection.delivered()
     }

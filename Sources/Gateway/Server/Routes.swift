@@ -25,7 +25,7 @@ struct GatewayContext: RequestContext {
             guard let connection = try? channel.pipeline.syncOperations.handler(type: ConnectionGuard.self) else {
                 throw AnswerDelivery.ClientLeft()
             }
-            return AnswerDelivery.start(answer, of: request, on: channel, presence: connection.presence)
+            return AnswerDelivery.start(answer, of: request, on: channel, connection: connection)
         }.get()
     }
 }

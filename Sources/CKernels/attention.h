@@ -189,7 +189,7 @@ static void span_rows(
             float *out = records + g * record;
             memset(out, 0, record * sizeof(float));
             out[0] = maximum(scores + g * TK_SPAN_TOKENS, visible);
-            out[1] = exponentials(scores + g * TK_SPAN_TOKENS, visible, out[0]);
+            out[1] = exponentials(scores + g * TK_SPAN_TOKENS, visible, out[0], true);
         }
     }
     for (size_t page = 0; page < pages; ++page) {
@@ -226,7 +226,7 @@ static void attention_span(
 static void merge_record(float *total, const float *next, size_t head_dim) {
     const float m = total[0] > next[0] ? total[0] : next[0];
     float both[2] = {total[0] - m, next[0] - m};
-    exponential(both, 2, both);
+    v16_store_some(both, 2, v16_weight(v16_load_some(both, 2, 0)));
     const float weighted = next[1] * both[1];
     total[0] = m;
     total[1] = __builtin_fmaf(total[1], both[0], weighted);

@@ -88,6 +88,13 @@ TK_INLINE vf vf_exp(vf x) {
     return vf_mul(vf_mul(p, first), second);
 }
 
+// What a difference of scores weighs in attention (CKernels.h).
+TK_INLINE vf vf_weight(vf x) {
+    const vf border = vf_set1(-69.0f);
+    return vf_zero_below(vf_exp(vf_max(border, x)), x, border);
+}
+
+TK_INLINE v16 v16_weight(v16 a) { TK_V16_EACH a.v[i] = vf_weight(a.v[i]); return a; }
 TK_INLINE v16 v16_exp(v16 a) { TK_V16_EACH a.v[i] = vf_exp(a.v[i]); return a; }
 
 TK_INLINE v16 v16_silu(v16 x) {
@@ -150,18 +157,20 @@ TK_INLINE float maximum(const float *x, size_t n) {
     return v16_maximum(best);
 }
 
-// x_i = exp(x_i - m); returns their strided sum.
-TK_INLINE float exponentials(float *x, size_t n, float m) {
+// x_i = exp(x_i - m), in attention its weight; returns their strided sum.
+TK_INLINE float exponentials(float *x, size_t n, float m, const bool weights) {
     const v16 offset = v16_set1(m);
     v16 sum = v16_set1(0);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        const v16 e = v16_exp(v16_sub(v16_load(x + i), offset));
+        const v16 difference = v16_sub(v16_load(x + i), offset);
+        const v16 e = weights ? v16_weight(difference) : v16_exp(difference);
         v16_store(x + i, e);
         sum = v16_add(sum, e);
     }
     if (i < n) {
-        v16_store_some(x + i, n - i, v16_exp(v16_sub(v16_load_some(x + i, n - i, 0), offset)));
+        const v16 difference = v16_sub(v16_load_some(x + i, n - i, 0), offset);
+        v16_store_some(x + i, n - i, weights ? v16_weight(difference) : v16_exp(difference));
         // Adding +0 leaves the other lanes as they are: exponentials are never -0.
         sum = v16_add(sum, v16_load_some(x + i, n - i, 0));
     }
@@ -169,7 +178,7 @@ TK_INLINE float exponentials(float *x, size_t n, float m) {
 }
 
 static void softmax(float *x, size_t n) {
-    const float sum = exponentials(x, n, maximum(x, n));
+    const float sum = exponentials(x, n, maximum(x, n), false);
     const v16 divisor = v16_set1(sum);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {

@@ -33,6 +33,9 @@ TK_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 TK_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 TK_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 TK_INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+TK_INLINE vf vf_zero_below(vf a, vf x, vf border) {
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, border, _CMP_LT_OQ), a);
+}
 TK_INLINE vf vf_abs(vf a) { return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff))); }
 TK_INLINE vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
 TK_INLINE vf vf_as_float(vi a) { return _mm256_castsi256_ps(a); }

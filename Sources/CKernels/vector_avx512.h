@@ -29,6 +29,9 @@ TK_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 TK_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 TK_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 TK_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+TK_INLINE vf vf_zero_below(vf a, vf x, vf border) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, border, _CMP_NLT_UQ), a);
+}
 TK_INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 TK_INLINE vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
 TK_INLINE vf vf_as_float(vi a) { return _mm512_castsi512_ps(a); }

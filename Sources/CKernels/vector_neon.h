@@ -32,6 +32,9 @@ TK_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 // Not fmax and fmin: those order zeros and keep a NaN from either side.
 TK_INLINE vf vf_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 TK_INLINE vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+TK_INLINE vf vf_zero_below(vf a, vf x, vf border) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcltq_f32(x, border)));
+}
 TK_INLINE vf vf_abs(vf a) { return vabsq_f32(a); }
 TK_INLINE vf vf_from_vi(vi a) { return vcvtq_f32_s32(a); }
 TK_INLINE vf vf_as_float(vi a) { return vreinterpretq_f32_s32(a); }

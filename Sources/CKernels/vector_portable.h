@@ -37,6 +37,8 @@ TK_INLINE vf vf_fma(vf a, vf b, vf c) { TK_EACH c.v[l] = __builtin_fmaf(a.v[l], 
 // The second operand where the comparison is false, so also where either is NaN: what x86's maxps and minps do.
 TK_INLINE vf vf_max(vf a, vf b) { TK_EACH b.v[l] = a.v[l] > b.v[l] ? a.v[l] : b.v[l]; return b; }
 TK_INLINE vf vf_min(vf a, vf b) { TK_EACH b.v[l] = a.v[l] < b.v[l] ? a.v[l] : b.v[l]; return b; }
+// 0 where x < border, `a` elsewhere, also where x is NaN.
+TK_INLINE vf vf_zero_below(vf a, vf x, vf border) { TK_EACH a.v[l] = x.v[l] < border.v[l] ? 0 : a.v[l]; return a; }
 TK_INLINE vf vf_abs(vf a) { TK_EACH a.v[l] = tk_from_bits(tk_bits(a.v[l]) & 0x7fffffff); return a; }
 TK_INLINE vf vf_from_vi(vi a) { vf r; TK_EACH r.v[l] = (float)a.v[l]; return r; }
 TK_INLINE vf vf_as_float(vi a) { vf r; memcpy(&r, &a, sizeof r); return r; }

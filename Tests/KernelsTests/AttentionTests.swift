@@ -175,6 +175,21 @@ struct AttentionTests {
         }
     }
 
+    @Test("What weighs less than exp(-69) weighs nothing, in a span and between spans", arguments: [3, 40] as [Float])
+    func farApart(spread: Float) {
+        var generator = SeededGenerator(seed: 3)
+        let shape = Shape(heads: 4, kvHeads: 1, headDimension: 32)
+        let tokens = 1_100
+        var sequence = Sequence(
+            tokens: tokens, kvHeads: shape.kvHeads, headDimension: shape.headDimension, shuffle: 1, using: &generator)
+        let q = generator.floats(shape.heads * shape.headDimension).map { $0 * 20 * spread }
+        let expected = Self.canonical(sequence, q, shape, head: 0, tokens: tokens)
+        for isa in availableSets {
+            let found = sequence.attend(isa, q, heads: shape.heads, tokens: tokens)
+            #expect(bits(Array(found[0..<shape.headDimension])) == bits(expected), "\(name(isa))")
+        }
+    }
+
     /// The canonical order of the header, one number at a time.
     static func canonical(_ sequence: Sequence, _ q: [Float], _ shape: Shape, head: Int, tokens: Int) -> [Float] {
         let n = shape.headDimension
@@ -186,7 +201,8 @@ struct AttentionTests {
             tk_f16_to_f32(TK_ISA_PORTABLE, [narrow], 1, &wide)
             return wide
         }
-        func exponential(_ x: Float) -> Float {
+        func weight(_ x: Float) -> Float {
+            if x < -69 { return 0 }
             var y: Float = 0
             tk_exp(TK_ISA_PORTABLE, [x], 1, &y)
             return y
@@ -200,7 +216,7 @@ struct AttentionTests {
                 return dot * (1 / Float(n).squareRoot())
             }
             let m = scores.max() ?? 0
-            let p = scores.map { exponential($0 - m) }
+            let p = scores.map { weight($0 - m) }
             let l = RowTests.stridedSum(p)
             var o = [Float](repeating: 0, count: n)
             for (index, t) in range.enumerated() {
@@ -211,7 +227,7 @@ struct AttentionTests {
                 continue
             }
             let both = max(old.m, m)
-            let (c, other) = (exponential(old.m - both), exponential(m - both))
+            let (c, other) = (weight(old.m - both), weight(m - both))
             let weighted = l * other
             let merged = zip(old.o, o).map { a, b in
                 let product = b * other

@@ -1,6 +1,6 @@
 // CKernels: all arithmetic of Tramontane, and nothing else.
 //
-// This header is the contract of the numerics (version 1): what every operation computes, in which order of
+// This header is the contract of the numerics (version 2): what every operation computes, in which order of
 // floating-point operations, and how weights and activations lie in memory. The portable implementation is the
 // specification; every other instruction set gives the same bits (where a result is NaN its payload may differ).
 //
@@ -32,7 +32,7 @@ extern "C" {
 #endif
 
 // Version of the order of operations below. It changes with any change of a result's bits.
-#define TK_NUMERICS_VERSION 1
+#define TK_NUMERICS_VERSION 2
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Instruction sets
@@ -288,9 +288,11 @@ void tk_kv_store(tk_isa isa, const tk_kv_view *kv, size_t position, const float 
 // Canonical order, for each query head; group = heads / kv_heads consecutive query heads share a kv head. A span is 512
 // tokens (16 pages) from position 0. In a span, t from its start, invisible tokens skipped:
 //   score_t = (sum of fma(q_d, K[d][t], .) over d in order, from 0) * (1 / sqrt(head_dim))
-//   m = max score_t; p_t = exp(score_t - m); l = sum p_t in the strided tree; o_d = fma(p_t, V[t][d], o_d), t in order
-// Spans merge in order, starting with the first: M = max(m, m'); c = exp(m - M); c' = exp(m' - M);
+//   m = max score_t; p_t = w(score_t - m); l = sum p_t in the strided tree; o_d = fma(p_t, V[t][d], o_d), t in order
+// Spans merge in order, starting with the first: M = max(m, m'); c = w(m - M); c' = w(m' - M);
 //   l = fma(l, c, l' * c'); o = fma(o, c, o' * c'). The result is o_d / l.
+// w(x) = exp(x), but 0 where x < -69: exp(-69) is above 2^-100 and the smallest f16 is 2^-24, so no p_t * V[t][d] is
+// denormal. Processors take a hundred cycles for a multiply-add with a denormal number, and nobody can see what is left out.
 //
 // Computes the kv heads kv_head_begin ..< kv_head_end, that is the query heads group * kv_head_begin ..< group *
 // kv_head_end, of q and out: row i is [heads][head_dim] at q + i * q_stride and out + i * out_stride (in floats).

@@ -110,7 +110,7 @@ package struct Manifest: Codable, Sendable, Equatable {
     /// The version of this structure and of the panel layout.
     package static let currentFormatVersion = 1
     /// The version of the canonical order of floating-point operations that the layout was made for.
-    package static let currentNumericsVersion = 1
+    package static let currentNumericsVersion = 2
 
     package var formatVersion: Int
     package var numericsVersion: Int

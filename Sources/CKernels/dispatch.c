@@ -142,7 +142,7 @@ void tk_combine(
     table(isa)->combine(x, outputs, weights, count, n);
 }
 
-bool tk_all_finite(tk_isa isa, const float *x, size_t n) { return table(isa)->all_finite(x, n); }
+bool tk_all_finite(tk_isa isa, const void *x, size_t n) { return table(isa)->all_finite(x, n); }
 
 void tk_f32_to_f16(tk_isa isa, const float *in, size_t n, uint16_t *out) { table(isa)->f32_to_f16(in, n, out); }
 

@@ -229,10 +229,13 @@ static void combine(float *x, const float *const *outputs, const float *weights,
     }
 }
 
-static bool all_finite(const float *x, size_t n) {
+static bool all_finite(const void *x, size_t n) {
+    const uint8_t *bytes = x;
     uint32_t infinite = 0;
     for (size_t i = 0; i < n; ++i) {
-        infinite |= (tk_bits(x[i]) & 0x7f800000) == 0x7f800000;
+        uint32_t bits;
+        memcpy(&bits, bytes + 4 * i, sizeof bits);
+        infinite |= (bits & 0x7f800000) == 0x7f800000;
     }
     return infinite == 0;
 }

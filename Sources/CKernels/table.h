@@ -19,7 +19,7 @@ typedef struct tk_table {
     void (*add)(float *, const float *, size_t);
     void (*scale)(const float *, float, size_t, float *);
     void (*combine)(float *, const float *const *, const float *, size_t, size_t);
-    bool (*all_finite)(const float *, size_t);
+    bool (*all_finite)(const void *, size_t);
     void (*f32_to_f16)(const float *, size_t, uint16_t *);
     void (*f16_to_f32)(const uint16_t *, size_t, float *);
     void (*route)(const float *, size_t, size_t, float *, int32_t *, float *);

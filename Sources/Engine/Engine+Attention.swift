@@ -109,7 +109,7 @@ extension Engine {
         products.eachRow(count, bytes: heads * width * MemoryLayout<Float>.size) { [self] row in inner.encode(row: row)
         }
         outputs.resize(rows: count)
-        products.multiply([weights.wo], offsets: [0], input: inner, out: outputs.base, stride: outputs.width)
+        products.multiply(weights.wo, input: inner, out: outputs.base, stride: outputs.width)
         tk_add(Kernels.isa, hidden.base, outputs.base, count * shape.hidden)
     }
 

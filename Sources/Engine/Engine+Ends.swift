@@ -27,7 +27,7 @@ extension Engine {
     ///   - rows: indices of rows of `hidden`, which is not changed.
     ///   - logits: `shape.vocabulary` wide; gets a row for each of `rows`, in their order.
     /// - Throws: `EngineError` `not_held` where the shard has no head, `row_count` for a row that `hidden` does not have.
-    package func logits(hidden: RowBuffer, rows: [Int], into logits: RowBuffer) throws {
+    package func logits(hidden: RowBuffer, rows: ArraySlice<Int>, into logits: RowBuffer) throws {
         guard let head = weights.head else {
             throw EngineError(code: "not_held", message: "this shard does not hold the head")
         }
@@ -40,10 +40,11 @@ extension Engine {
         input.reset(count: rows.count, columns: shape.hidden, formats: ActivationFormats(head.output.activation))
         products.eachRow(rows.count, bytes: rowCost) { [self] index in
             tk_rmsnorm(
-                Kernels.isa, hidden[rows[index]], head.norm.base, shape.hidden, shape.normEpsilon, input.row(index))
+                Kernels.isa, hidden[rows[rows.startIndex + index]], head.norm.base, shape.hidden, shape.normEpsilon,
+                input.row(index))
             input.encode(row: index)
         }
-        products.multiply([head.output], offsets: [0], input: input, out: logits.base, stride: logits.width)
+        products.multiply(head.output, input: input, out: logits.base, stride: logits.width)
     }
 
     /// Runs rows through every layer of a shard that holds the whole model; `hidden` gets the rows after the last layer.

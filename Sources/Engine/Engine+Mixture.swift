@@ -46,7 +46,7 @@ extension Engine {
                 Kernels.isa, format.kernelActivation, input.row(row), shape.hidden, encoded + row * rowBytes)
         }
         gateLogits.resize(rows: 2 * hidden.rows)
-        products.multiply([weights.gate], offsets: [0], input: input, out: gateLogits.base, stride: gateLogits.width)
+        products.multiply(weights.gate, input: input, out: gateLogits.base, stride: gateLogits.width)
         routed.withChoices { experts, chances in
             for row in 0..<hidden.rows {
                 tk_route(
@@ -133,7 +133,7 @@ extension Engine {
             let first = group.rows.lowerBound
             products.eachRow(group.rows.count, bytes: rowCost) { [self] row in inner.encode(row: first + row) }
             products.multiply(
-                [weights.w2], offsets: [0], input: inner, rows: group.rows, parts: weights.w2.downParts,
+                weights.w2, input: inner, rows: group.rows, parts: weights.w2.downParts,
                 out: outputs.base, stride: outputs.width)
         }
     }

@@ -102,7 +102,7 @@ package final class LocalRunner {
             let routes = try forward(chunk, at: done, chunk: chunk.count)
             for first in stride(from: 0, to: chunk.count, by: Self.logitRows) {
                 let rows = Array(first..<min(first + Self.logitRows, chunk.count))
-                try engine.logits(hidden: hidden, rows: rows, into: logits)
+                try engine.logits(hidden: hidden, rows: rows[...], into: logits)
                 for (index, row) in rows.enumerated() {
                     let next = done + row + 1
                     let target = next < ids.count ? ids[next] : nil
@@ -142,7 +142,7 @@ package final class LocalRunner {
             try engine.attention(layer: layer, batch: batch, hidden: hidden)
             work.add(try engine.mixture(layer: layer, hidden: hidden), layer: layer, of: engine)
         }
-        if !logitRows.isEmpty { try engine.logits(hidden: hidden, rows: logitRows, into: logits) }
+        if !logitRows.isEmpty { try engine.logits(hidden: hidden, rows: logitRows[...], into: logits) }
         return work
     }
 

@@ -56,6 +56,21 @@ package final class Products {
         }
     }
 
+    /// The same with one matrix.
+    package func multiply(
+        _ matrix: Matrix, input: Activations, rows: Range<Int>? = nil, parts: Int = 1, out: UnsafeMutablePointer<Float>,
+        stride: Int
+    ) {
+        let rows = rows ?? 0..<input.count
+        guard compute == .native else {
+            blas(matrix, input, rows, out, stride)
+            return
+        }
+        panelRanges(panels: matrix.panelCount, bytes: matrix.bytes, rows: rows.count) { range in
+            multiply(matrix, panels: range, input: input, rows: rows, parts: parts, out: out, stride)
+        }
+    }
+
     /// Some panels' outputs for some rows, on the calling thread.
     func multiply(
         _ matrix: Matrix, panels: Range<Int>, input: Activations, rows: Range<Int>, parts: Int,
@@ -81,8 +96,8 @@ package final class Products {
             }
         } else {
             let first = rows.lowerBound * gate.rows
-            multiply([gate], offsets: [0], input: input, rows: rows, out: out, stride: gate.rows)
-            multiply([up], offsets: [0], input: input, rows: rows, out: scratch, stride: gate.rows)
+            multiply(gate, input: input, rows: rows, out: out, stride: gate.rows)
+            multiply(up, input: input, rows: rows, out: scratch, stride: gate.rows)
             tk_silu_multiply(Kernels.isa, out + first, scratch + first, rows.count * gate.rows, out + first)
         }
     }

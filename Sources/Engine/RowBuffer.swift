@@ -65,6 +65,13 @@ package final class RowBuffer {
     }
 }
 
+/// The rows of `width` float32 in `bytes`, which may lie anywhere, that hold a NaN or an infinity.
+package func rowsNotFinite(_ bytes: UnsafeRawBufferPointer, width: Int) -> [Int] {
+    let rowBytes = width * MemoryLayout<Float>.size
+    guard rowBytes > 0, let base = bytes.baseAddress else { return [] }
+    return (0..<bytes.count / rowBytes).filter { !tk_all_finite(Kernels.isa, base + $0 * rowBytes, width) }
+}
+
 /// Raw memory that starts at a multiple of 64 bytes and grows on demand; its contents do not outlive a growth.
 final class Scratch {
     private var capacity = 0

@@ -656,3 +656,12 @@ struct MockWorld {
         }
     }
 }
+
+extension WorkerMachine {
+    /// What is computed together with `work`.
+    mutating func companions(of work: ExpertWork) -> [ExpertWork] {
+        var works: [ExpertWork] = []
+        addCompanions(of: work, to: &works)
+        return works
+    }
+}

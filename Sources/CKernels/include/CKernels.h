@@ -230,8 +230,8 @@ void tk_scale(tk_isa isa, const float *x, float factor, size_t n, float *out);
 // The mixture's sum: y = outputs[0] * weights[0] (rounded), then y + outputs[e] * weights[e] in order, then x += y.
 void tk_combine(
     tk_isa isa, float *x, const float *_Nonnull const *_Nonnull outputs, const float *weights, size_t count, size_t n);
-// Whether no element is infinite or NaN.
-bool tk_all_finite(tk_isa isa, const float *x, size_t n);
+// Whether none of n floats is infinite or NaN. They may lie anywhere.
+bool tk_all_finite(tk_isa isa, const void *x, size_t n);
 
 // Round to nearest even. NaN keeps its sign and upper payload bits and becomes quiet, as the hardware does it.
 void tk_f32_to_f16(tk_isa isa, const float *in, size_t n, uint16_t *out);

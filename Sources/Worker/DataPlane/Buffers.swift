@@ -12,13 +12,14 @@ final class StepBuffers {
         var tokens: [Int32]
         let hidden: RowBuffer
         let batch: AttentionBatch
-        let routed = RoutedRows()
+        let routed: RoutedRows
 
-        init(rows: Range<Int>, tokens: [Int32], hidden: RowBuffer, batch: AttentionBatch) {
+        init(rows: Range<Int>, tokens: [Int32], hidden: RowBuffer, batch: AttentionBatch, routed: RoutedRows) {
             self.rows = rows
             self.tokens = tokens
             self.hidden = hidden
             self.batch = batch
+            self.routed = routed
         }
     }
 
@@ -31,29 +32,36 @@ final class StepBuffers {
     /// Row `r * expertsUsed + c` is the output of row r's c-th expert.
     let outputs: RowBuffer
 
-    /// - Parameter rows: the frame's rows of hidden state; nil where the stage begins with the embedding.
+    /// - Parameters:
+    ///   - rows: the frame's rows of hidden state; nil where the stage begins with the embedding.
+    ///   - spare: buffers to use again.
     /// - Throws: `EngineError` where the engine refuses a row.
     init(
-        message: ProtoStep, entries: [LaneTables.Entry], chunkRows: Int, rows: ByteBuffer?, engine: Engine
+        message: ProtoStep, entries: [LaneTables.Entry], chunkRows: Int, rows: ByteBuffer?, engine: Engine,
+        spare: inout SpareRows
     ) throws {
         self.message = message
         self.entries = entries
         self.chunkRows = chunkRows
         let width = engine.shape.hidden
+        let count = entries.reduce(0) { $0 + $1.count }
         var attention: [AttentionRow] = []
         var tokens: [Int32] = []
         var frameRows: [Int] = []
+        attention.reserveCapacity(count)
+        tokens.reserveCapacity(count)
+        frameRows.reserveCapacity(rows == nil ? 0 : count)
         for entry in entries {
             for offset in 0..<entry.count {
                 attention.append(AttentionRow(position: entry.position + offset, pages: entry.pages))
-                frameRows.append(entry.frameRow + offset)
+                if rows != nil { frameRows.append(entry.frameRow + offset) }
             }
             tokens += entry.tokens
         }
         var chunks: [Chunk] = []
         for first in stride(from: 0, to: attention.count, by: chunkRows) {
             let part = first..<min(first + chunkRows, attention.count)
-            let hidden = RowBuffer(rows: part.count, width: width)
+            let hidden = spare.buffer(rows: part.count, width: width)
             if let rows {
                 rows.withUnsafeReadableBytes { bytes in
                     for (index, row) in part.enumerated() {
@@ -67,10 +75,11 @@ final class StepBuffers {
             chunks.append(
                 Chunk(
                     rows: part, tokens: rows == nil ? Array(tokens[part]) : [], hidden: hidden,
-                    batch: try engine.batch(Array(attention[part]))))
+                    batch: try engine.batch(part.count == attention.count ? attention : Array(attention[part])),
+                    routed: spare.routedRows()))
         }
         self.chunks = chunks
-        outputs = RowBuffer(rows: attention.count * engine.shape.expertsUsed, width: width)
+        outputs = spare.buffer(rows: attention.count * engine.shape.expertsUsed, width: width)
     }
 
     /// The chunk of a row, and the row's place in it.
@@ -141,32 +150,57 @@ struct GatheredRows {
     }
 }
 
-/// Whether rows of float32 hold only numbers.
-enum Finite {
-    private static let exponent: UInt32 = 0x7F80_0000
+/// The rows of an item whose logits are wanted, in memory that is used again. Confined to the data loop.
+struct WantedLogits {
+    struct Row {
+        /// Place of the row's entry among the step's.
+        let entry: Int
+        /// The row among the entry's.
+        let offset: Int
+    }
 
-    /// Indices of the rows of `bytes` that hold a NaN or an infinity.
-    static func rowsThatAreNot(_ bytes: UnsafeRawBufferPointer, width: Int) -> [Int] {
-        var rows: [Int] = []
-        let rowBytes = width * 4
-        guard rowBytes > 0 else { return rows }
-        for row in 0..<bytes.count / rowBytes {
-            let end = (row + 1) * rowBytes
-            var offset = row * rowBytes
-            var found = SIMDMask<SIMD16<Int32>>(repeating: false)
-            while offset + 64 <= end {
-                let bits = bytes.loadUnaligned(fromByteOffset: offset, as: SIMD16<UInt32>.self)
-                found = found .| ((bits & exponent) .== exponent)
-                offset += 64
-            }
-            var isFinite = !any(found)
-            while offset < end {
-                let bits = bytes.loadUnaligned(fromByteOffset: offset, as: UInt32.self)
-                if bits & exponent == exponent { isFinite = false }
-                offset += 4
-            }
-            if !isFinite { rows.append(row) }
+    private(set) var rows: [Row] = []
+    /// The same rows' places in the chunk.
+    private(set) var places: [Int] = []
+
+    mutating func removeAll() {
+        rows.removeAll(keepingCapacity: true)
+        places.removeAll(keepingCapacity: true)
+    }
+
+    mutating func add(entry: Int, offset: Int, place: Int) {
+        rows.append(Row(entry: entry, offset: offset))
+        places.append(place)
+    }
+}
+
+/// Buffers of steps that are over, for the next ones. Confined to the data loop.
+struct SpareRows {
+    /// A decode step's; larger ones are given back.
+    private static let mostRows = 128
+    /// As many as a few waves need.
+    private static let mostBuffers = 8
+
+    private var buffers: [RowBuffer] = []
+    private var routes: [RoutedRows] = []
+
+    mutating func buffer(rows: Int, width: Int) -> RowBuffer {
+        guard rows <= Self.mostRows, let buffer = buffers.popLast() else { return RowBuffer(rows: rows, width: width) }
+        buffer.resize(rows: rows)
+        return buffer
+    }
+
+    mutating func routedRows() -> RoutedRows { routes.popLast() ?? RoutedRows() }
+
+    mutating func take(_ step: StepBuffers) {
+        take(step.outputs)
+        for chunk in step.chunks {
+            take(chunk.hidden)
+            if chunk.rows.count <= Self.mostRows, routes.count < Self.mostBuffers { routes.append(chunk.routed) }
         }
-        return rows
+    }
+
+    private mutating func take(_ buffer: RowBuffer) {
+        if buffer.rows <= Self.mostRows, buffers.count < Self.mostBuffers { buffers.append(buffer) }
     }
 }

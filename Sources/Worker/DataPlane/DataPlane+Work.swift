@@ -22,16 +22,23 @@ extension DataPlane {
                 return epoch.machine.stepBroke(work.step, Self.failure(error))
             }
         case .expert(let work):
-            let works = [work] + epoch.machine.companions(of: work)
+            epoch.works.append(work)
+            epoch.machine.addCompanions(of: work, to: &epoch.works)
+            // Nothing else holds what the works name, so that its memory can be used again.
+            defer { epoch.works.removeAll(keepingCapacity: true) }
+            var actions: [WorkerAction] = []
             do {
-                let notFinite = try experts(works, epoch)
-                epoch.pace.expertTook(
-                    nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: works.reduce(0) { $0 + $1.rowCount })
+                let notFinite = try experts(epoch)
+                let rows = epoch.works.reduce(0) { $0 + $1.rowCount }
+                epoch.pace.expertTook(nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: rows)
                 epoch.machine.expertRows = epoch.pace.expertRows
-                return zip(works, notFinite).flatMap { epoch.machine.expertFinished($0, notFinite: $1) }
+                for (index, work) in epoch.works.enumerated() {
+                    actions += epoch.machine.expertFinished(work, notFinite: notFinite[index] ?? [:])
+                }
             } catch {
-                return works.flatMap { epoch.machine.expertBroke($0, Self.failure(error)) }
+                for work in epoch.works { actions += epoch.machine.expertBroke(work, Self.failure(error)) }
             }
+            return actions
         case .output(let work):
             do {
                 guard let step = epoch.steps[work.step] else { return [] }
@@ -61,9 +68,9 @@ extension DataPlane {
         try engine.attention(layer: work.layer, batch: chunk.batch, hidden: chunk.hidden)
         let routed = try engine.route(layer: work.layer, hidden: chunk.hidden, into: chunk.routed)
         let (experts, weights) = routed.choices
-        var routes = RowRoutes()
-        routes.append(experts: experts, weights: weights)
-        return routes
+        epoch.routes.removeAll()
+        epoch.routes.append(experts: experts, weights: weights)
+        return epoch.routes
     }
 
     /// Adds the experts' outputs of the layer that the chunk was routed in.
@@ -81,15 +88,16 @@ extension DataPlane {
         }
     }
 
-    /// A product for each work over the rows of all its pieces; the results go into the steps' and requests' places.
+    /// A product for each of the epoch's works over the rows of all its pieces; the results go into the steps' and requests'
+    /// places.
     ///
-    /// - Returns: for each work, outputs of own steps that hold a NaN or an infinity.
-    private func experts(_ works: [ExpertWork], _ epoch: Epoch) throws -> [[StepKey: [Int]]] {
+    /// - Returns: outputs of own steps that hold a NaN or an infinity, by the work's place.
+    private func experts(_ epoch: Epoch) throws -> [Int: [StepKey: [Int]]] {
         let engine = epoch.engine
         let used = engine.shape.expertsUsed
         let width = engine.shape.hidden
         epoch.gathered.removeAll()
-        for work in works {
+        for work in epoch.works {
             epoch.gathered.begin(expert: work.expert)
             for piece in work.pieces {
                 switch piece.source {
@@ -108,7 +116,7 @@ extension DataPlane {
             }
             epoch.gathered.end()
         }
-        guard let layer = works.first?.layer else { return [] }
+        guard let layer = epoch.works.first?.layer else { return [:] }
         let gathered = epoch.gathered
         epoch.products.resize(rows: gathered.rows.count)
         try engine.experts(
@@ -117,10 +125,9 @@ extension DataPlane {
         for (index, target) in gathered.targets.enumerated() {
             target.update(from: epoch.products[index], count: width)
         }
-        var result: [[StepKey: [Int]]] = []
+        var notFinite: [Int: [StepKey: [Int]]] = [:]
         var row = 0
-        for work in works {
-            var notFinite: [StepKey: [Int]] = [:]
+        for (index, work) in epoch.works.enumerated() {
             var remoteRows = 0
             let first = row
             for piece in work.pieces {
@@ -128,7 +135,9 @@ extension DataPlane {
                 case .own(let key):
                     guard epoch.steps[key] != nil else { continue }
                     for output in piece.outputs {
-                        if !epoch.products.isFinite(row: row) { notFinite[key, default: []].append(output) }
+                        if !epoch.products.isFinite(row: row) {
+                            notFinite[index, default: [:]][key, default: []].append(output)
+                        }
                         row += 1
                     }
                 case .remote(let key):
@@ -138,12 +147,11 @@ extension DataPlane {
                     remoteRows += piece.outputs.count
                 }
             }
-            result.append(notFinite)
             accounting.productComputed(
                 layer: layer, expert: work.expert, rows: row - first, remoteRows: remoteRows,
                 homes: work.pieces.count == 1 ? 1 : epoch.machine.peers(in: work).count)
         }
-        return result
+        return notFinite
     }
 
     /// The end of a stage for some rows, and at the end of the lane their logits and what is read from them.
@@ -153,23 +161,28 @@ extension DataPlane {
         try combine(chunk, step, engine)
         var result = OutputResult()
         guard engine.shard.head else { return result }
-        var row = 0
-        for entry in step.entries {
-            let own = row..<(row + entry.count)
-            row = own.upperBound
+        epoch.wanted.removeAll()
+        var first = 0
+        for (index, entry) in step.entries.enumerated() {
+            let own = first..<(first + entry.count)
+            first = own.upperBound
             let message = step.message.rows[entry.index]
-            let here = own.clamped(to: work.rows)
-            guard !here.isEmpty else { continue }
-            let wanted = message.hasScore ? Array(here) : here.filter { message.sample && $0 == own.upperBound - 1 }
-            // 64 rows of logits at once bound their memory: 8 MiB at a vocabulary of 32,768.
-            for first in stride(from: 0, to: wanted.count, by: 64) {
-                let rows = wanted[first..<min(first + 64, wanted.count)]
-                try engine.logits(
-                    hidden: chunk.hidden, rows: rows.map { $0 - chunk.rows.lowerBound }, into: epoch.logits)
-                for (index, row) in rows.enumerated() {
-                    read(
-                        epoch.logits.row(index), of: entry, message, at: row - own.lowerBound, into: &result)
-                }
+            for row in own.clamped(to: work.rows)
+            where message.hasScore || (message.sample && row == own.upperBound - 1) {
+                epoch.wanted.add(
+                    entry: index, offset: row - own.lowerBound, place: row - chunk.rows.lowerBound)
+            }
+        }
+        // 64 rows of logits at once bound their memory: 8 MiB at a vocabulary of 32,768.
+        for first in stride(from: 0, to: epoch.wanted.rows.count, by: 64) {
+            let part = first..<min(first + 64, epoch.wanted.rows.count)
+            try engine.logits(hidden: chunk.hidden, rows: epoch.wanted.places[part], into: epoch.logits)
+            for index in part {
+                let row = epoch.wanted.rows[index]
+                let entry = step.entries[row.entry]
+                read(
+                    epoch.logits.row(index - first), of: entry, step.message.rows[entry.index], at: row.offset,
+                    into: &result)
             }
         }
         return result
@@ -270,6 +283,7 @@ extension DataPlane {
             case .endStep(let key):
                 if let step = epoch.steps.removeValue(forKey: key) {
                     accounting.stepEnded(step.message.class, after: .now() - step.began)
+                    epoch.spare.take(step)
                 }
             case .beginRequest(let key):
                 if let request { epoch.requests[key] = RequestBuffers(request) }
@@ -297,7 +311,8 @@ extension DataPlane {
     ) {
         do {
             epoch.steps[key] = try StepBuffers(
-                message: message, entries: entries, chunkRows: chunk, rows: rows, engine: epoch.engine)
+                message: message, entries: entries, chunkRows: chunk, rows: rows, engine: epoch.engine,
+                spare: &epoch.spare)
             accounting.stepBegan(
                 message.class, rows: entries.reduce(0) { $0 + $1.count }, requests: entries.count { $0.count > 0 })
         } catch {

@@ -45,6 +45,13 @@ final class DataPlane {
         let logits: RowBuffer
         /// The rows of the expert products at hand.
         var gathered = GatheredRows()
+        /// The expert products at hand; empty between items.
+        var works: [ExpertWork] = []
+        /// The routes of the layer at hand.
+        var routes = RowRoutes()
+        /// The rows whose logits are wanted.
+        var wanted = WantedLogits()
+        var spare = SpareRows()
 
         init(machine: WorkerMachine, engine: Engine) {
             self.machine = machine
@@ -277,7 +284,7 @@ final class DataPlane {
             case (.hidden, .home(let home)):
                 let state = try HiddenState(payload: frame.payload, columns: epoch.engine.shape.hidden)
                 let bad = state.rows.withUnsafeReadableBytes {
-                    Finite.rowsThatAreNot($0, width: epoch.engine.shape.hidden)
+                    rowsNotFinite($0, width: epoch.engine.shape.hidden)
                 }
                 perform(
                     epoch.machine.hiddenReceived(state.step, notFinite: Set(bad), from: home), rows: state.rows)
@@ -377,7 +384,7 @@ final class DataPlane {
         do throws(Failure) {
             let reply = try ExpertReply(payload: frame.payload, columns: epoch.engine.shape.hidden)
             let bad = reply.rows.withUnsafeReadableBytes {
-                Finite.rowsThatAreNot($0, width: epoch.engine.shape.hidden)
+                rowsNotFinite($0, width: epoch.engine.shape.hidden)
             }
             perform(
                 epoch.machine.resultsReceived(reply, correlation: frame.correlation, notFinite: bad, from: peer),

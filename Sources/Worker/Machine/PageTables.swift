@@ -117,7 +117,8 @@ package struct LaneTables {
         var scored = 0
         for (index, rows) in step.rows.enumerated() {
             let failure: ProtoFailure?
-            let isAhead = samples && rows.tokens == [ProtoSequenceRows.sampledToken]
+            let isAhead =
+                samples && rows.tokens.count == 1 && rows.tokens.first == ProtoSequenceRows.sampledToken
             let token = isAhead ? tables[rows.sequence]?.sampledToken : nil
             if !seen.insert(rows.sequence).inserted {
                 failure = .init(Failure(code: "sequence_repeated", message: "a sequence stands twice in one step"))
@@ -133,7 +134,7 @@ package struct LaneTables {
                 entries.append(
                     Entry(
                         index: index, sequence: rows.sequence, frameRow: frameRow, position: Int(rows.position),
-                        count: rows.tokens.count, tokens: isAhead ? [token ?? 0] : rows.tokens,
+                        count: rows.tokens.count, tokens: isAhead ? token.map { [$0] } ?? Self.unknown : rows.tokens,
                         isAhead: isAhead && token == nil, pages: table?.pages ?? [], sampling: table?.sampling))
             }
         }
@@ -141,6 +142,8 @@ package struct LaneTables {
         let failed = Set(failures.map(\.sequence))
         return .applied(entries.filter { !failed.contains($0.sequence) }, failures: failures)
     }
+
+    private static let unknown: [Int32] = [0]
 
     /// Marks a sequence whose rows turned out wrong, so that its later rows are not computed either.
     package mutating func fail(_ sequence: UInt64, _ failure: ProtoFailure) {
@@ -174,7 +177,8 @@ package struct LaneTables {
             if let page = rows.pages.first(where: { Int($0) >= bounds.pages }) {
                 return failure("page_range", "page \(page) of \(bounds.pages)")
             }
-            table.pages += rows.pages.map { Int32(truncatingIfNeeded: $0) }
+            // Adding nothing to a table would copy it.
+            if !rows.pages.isEmpty { table.pages += rows.pages.map { Int32(truncatingIfNeeded: $0) } }
             if rows.hasSampling {
                 if let wrong = rows.sampling.problem(vocabulary: bounds.vocabulary) { return .init(wrong) }
                 table.sampling = rows.sampling

@@ -29,13 +29,13 @@ extension WorkerMachine {
     mutating func dispatch(_ key: StepKey, experts: [Int32]) -> [WorkerAction] {
         guard let step = steps[key] else { return [] }
         // By expert, so that a host finds the rows of one product, and later their results, side by side.
-        let sorted = SortedOutputs(experts: experts)
-        for (expert, _) in sorted where host(of: expert) == nil {
+        sorting.sort(experts.lazy.map { Int($0) })
+        for (expert, _) in sorting where host(of: expert) == nil {
             return failStep(
                 key, Failure(code: "expert_unreachable", message: "no holder of expert \(expert) is reached"))
         }
         var remote: [PeerID: WaitingRows] = [:]
-        for (expert, outputs) in sorted {
+        for (expert, outputs) in sorting {
             guard let host = host(of: expert) else { continue }
             if host == view.own {
                 enqueue(.own(key), workClass: step.workClass, layer: step.layer, expert: expert, outputs: outputs)
@@ -130,10 +130,11 @@ extension WorkerMachine {
         for key in keys { requests[key] = nil }
         let gone = Set(keys)
         for (key, queue) in queues {
-            let pieces = queue.pieces.filter { piece in
-                if case .remote(let request) = piece.source { return !gone.contains(request) }
-                return true
-            }
+            let pieces = ExpertWork.Pieces(
+                queue.pieces.filter { piece in
+                    if case .remote(let request) = piece.source { return !gone.contains(request) }
+                    return true
+                })
             queues[key] = pieces.isEmpty ? nil : ExpertQueue(pieces: pieces, since: queue.since, ticket: queue.ticket)
         }
         return keys.map { .endRequest($0) }
@@ -167,7 +168,8 @@ extension WorkerMachine {
         state.inFlight += count
         homes[home] = state
         requests[key] = RequestState(count: count, missing: count)
-        for (expert, outputs) in SortedOutputs(experts: request.assignments.map { Int32($0.expert) }) {
+        sorting.sort(request.assignments.lazy.map { Int($0.expert) })
+        for (expert, outputs) in sorting {
             enqueue(
                 .remote(key), workClass: request.isPrefill ? .prefill : .decode, layer: layer, expert: expert,
                 outputs: outputs)
@@ -232,7 +234,7 @@ extension WorkerMachine {
         let key = QueueKey(workClass: workClass, layer: layer, expert: expert)
         let piece = ExpertWork.Piece(source: source, outputs: outputs)
         if queues[key] == nil {
-            queues[key] = ExpertQueue(pieces: [piece], since: itemsStarted, ticket: ticket())
+            queues[key] = ExpertQueue(pieces: .init(CollectionOfOne(piece)), since: itemsStarted, ticket: ticket())
         } else {
             queues[key]?.pieces.append(piece)
         }
@@ -250,33 +252,35 @@ extension WorkerMachine {
 
     private mutating func forgetPieces(_ isGone: (ExpertWork.Piece.Source) -> Bool) {
         for (key, queue) in queues where queue.pieces.contains(where: { isGone($0.source) }) {
-            let pieces = queue.pieces.filter { !isGone($0.source) }
+            let pieces = ExpertWork.Pieces(queue.pieces.filter { !isGone($0.source) })
             queues[key] = pieces.isEmpty ? nil : ExpertQueue(pieces: pieces, since: queue.since, ticket: queue.ticket)
         }
     }
 }
 
 /// Places of a list of experts, by expert: the experts that occur, lowest first, each with its places in order.
-private struct SortedOutputs: Sequence, IteratorProtocol {
-    private let sorted: [Int]
+struct SortedOutputs: Sequence, IteratorProtocol {
+    /// Used again when nobody holds a part of it any more.
+    private var sorted: [Int] = []
     /// By expert: where its places end in `sorted`.
-    private let ends: [Int]
+    private var ends: [Int] = []
     private var expert = 0
 
     /// - Parameter experts: none is negative.
-    init(experts: [Int32]) {
-        var counts = [Int](repeating: 0, count: Int(experts.max() ?? -1) + 1)
-        for expert in experts { counts[Int(expert)] += 1 }
-        var begin = 0
-        for expert in counts.indices { (counts[expert], begin) = (begin, begin + counts[expert]) }
-        sorted = [Int](unsafeUninitializedCapacity: experts.count) { sorted, count in
-            for (place, expert) in experts.enumerated() {
-                sorted.initializeElement(at: counts[Int(expert)], to: place)
-                counts[Int(expert)] += 1
-            }
-            count = experts.count
+    mutating func sort(_ experts: some RandomAccessCollection<Int>) {
+        ends.removeAll(keepingCapacity: true)
+        for expert in experts {
+            while ends.count <= expert { ends.append(0) }
+            ends[expert] += 1
         }
-        ends = counts
+        var begin = 0
+        for expert in ends.indices { (ends[expert], begin) = (begin, begin + ends[expert]) }
+        sorted.removeAll(keepingCapacity: true)
+        for _ in experts { sorted.append(0) }
+        for (place, expert) in experts.enumerated() {
+            sorted[ends[expert]] = place
+            ends[expert] += 1
+        }
     }
 
     mutating func next() -> (expert: Int, outputs: ArraySlice<Int>)? {

@@ -44,23 +44,25 @@ extension WorkerMachine {
         }
     }
 
-    /// More experts of the same layer, class and kind, to be computed with `work`: small experts that do not make an item
+    /// Adds more experts of the same layer, class and kind, to be computed with `work`: small experts that do not make an item
     /// each. All their rows are no more than an item's.
-    package mutating func companions(of work: ExpertWork) -> [ExpertWork] {
-        guard expertsTogether > 1, !queues.isEmpty else { return [] }
+    package mutating func addCompanions(of work: ExpertWork, to works: inout [ExpertWork]) {
         let isRemote = work.isRemote
-        let others = queues.filter { key, queue in
-            key.layer == work.layer && key.workClass == work.workClass && queue.isRemote == isRemote
-        }.sorted { ($0.value.since, $0.value.ticket) < ($1.value.since, $1.value.ticket) }
         var room = expertRows - work.rowCount
-        var found: [ExpertWork] = []
-        for (key, queue) in others.prefix(expertsTogether - 1) {
-            let rows = queue.pieces.reduce(0) { $0 + $1.outputs.count }
-            guard rows <= room, case .expert(let other)? = takeRows(key) else { break }
-            room -= rows
-            found.append(other)
+        for _ in 1..<max(expertsTogether, 1) {
+            var best: (key: QueueKey, queue: ExpertQueue)?
+            for (key, queue) in queues
+            where key.layer == work.layer && key.workClass == work.workClass && queue.isRemote == isRemote {
+                if best.map({ (queue.since, queue.ticket) < ($0.queue.since, $0.queue.ticket) }) ?? true {
+                    best = (key, queue)
+                }
+            }
+            guard let (key, queue) = best, queue.rowCount <= room, case .expert(let other)? = takeRows(key) else {
+                return
+            }
+            room -= queue.rowCount
+            works.append(other)
         }
-        return found
     }
 
     /// Whether there is something to compute now.
@@ -88,23 +90,23 @@ extension WorkerMachine {
 
     /// As many of the rows that wait for one expert as an item may have, first come first, from whichever home.
     private mutating func takeRows(_ key: QueueKey) -> WorkItem? {
-        guard var queue = queues[key] else { return nil }
+        guard let queue = queues.removeValue(forKey: key) else { return nil }
         var room = max(expertRows, 1)
-        var taken: [ExpertWork.Piece] = []
-        var index = 0
-        while room > 0, index < queue.pieces.count {
-            let outputs = queue.pieces[index].outputs
-            let count = min(room, outputs.count)
-            taken.append(ExpertWork.Piece(source: queue.pieces[index].source, outputs: outputs.prefix(count)))
+        func work(_ pieces: ExpertWork.Pieces) -> WorkItem {
+            .expert(ExpertWork(layer: key.layer, expert: key.expert, workClass: key.workClass, pieces: pieces))
+        }
+        guard queue.rowCount > room else { return work(queue.pieces) }
+        var taken = ExpertWork.Pieces()
+        var rest = ExpertWork.Pieces()
+        for piece in queue.pieces {
+            let count = min(room, piece.outputs.count)
             room -= count
-            if count < outputs.count {
-                queue.pieces[index].outputs = outputs.dropFirst(count)
-            } else {
-                index += 1
+            if count > 0 { taken.append(.init(source: piece.source, outputs: piece.outputs.prefix(count))) }
+            if count < piece.outputs.count {
+                rest.append(.init(source: piece.source, outputs: piece.outputs.dropFirst(count)))
             }
         }
-        queue.pieces.removeFirst(index)
-        queues[key] = queue.pieces.isEmpty ? nil : queue
-        return .expert(ExpertWork(layer: key.layer, expert: key.expert, workClass: key.workClass, pieces: taken))
+        queues[key] = ExpertQueue(pieces: rest, since: queue.since, ticket: queue.ticket)
+        return work(taken)
     }
 }

@@ -128,6 +128,10 @@ extension WorkerMachine {
     private mutating func passOn(_ tokens: [ProtoSampledToken], of step: StepState) -> [WorkerAction] {
         let lane = step.key.lane
         let heirs = (lanes[lane]?.order ?? []).filter { steps[$0]?.awaited.isEmpty == false }
+        // Taken out and put back: to change them in their places allocates for each.
+        var awaited = heirs.map { steps[$0]?.awaited ?? [:] }
+        for heir in heirs { steps[heir]?.awaited = [:] }
+        defer { for (heir, awaited) in zip(heirs, awaited) { steps[heir]?.awaited = awaited } }
         var found = heirs.map { _ in [RowToken]() }
         var entries = step.entries[...]
         for sampled in tokens {
@@ -135,8 +139,8 @@ extension WorkerMachine {
             entries = entries.drop { $0.sequence != sampled.sequence }
             guard let entry = entries.first else { break }
             let row = AwaitedRow(sequence: sampled.sequence, position: entry.position + entry.count)
-            if let heir = heirs.firstIndex(where: { steps[$0]?.awaited[row] != nil }),
-                let place = steps[heirs[heir]]?.awaited.removeValue(forKey: row)
+            if let heir = awaited.firstIndex(where: { $0[row] != nil }),
+                let place = awaited[heir].removeValue(forKey: row)
             {
                 found[heir].append(RowToken(row: place, token: sampled.token))
             } else {

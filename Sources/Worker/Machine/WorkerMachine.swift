@@ -84,10 +84,34 @@ package struct ExpertWork: Equatable {
         var isRemote: Bool { if case .remote = source { true } else { false } }
     }
 
+    /// Pieces in order. One, which is most often all, is no array.
+    package struct Pieces: Equatable, RandomAccessCollection {
+        private var first: Piece?
+        private var others: [Piece] = []
+
+        package init() {}
+
+        init(_ pieces: some Sequence<Piece>) {
+            for piece in pieces { append(piece) }
+        }
+
+        package var startIndex: Int { 0 }
+        package var endIndex: Int { first == nil ? 0 : 1 + others.count }
+
+        package subscript(_ index: Int) -> Piece {
+            if index == 0, let first { return first }
+            return others[index - 1]
+        }
+
+        mutating func append(_ piece: Piece) {
+            if first == nil { first = piece } else { others.append(piece) }
+        }
+    }
+
     package let layer: Int
     package let expert: Int
     package let workClass: WorkClass
-    package let pieces: [Piece]
+    package let pieces: Pieces
 
     /// Whether a peer waits for some of the rows.
     var isRemote: Bool { pieces.contains { $0.isRemote } }
@@ -188,6 +212,8 @@ package struct WorkerMachine {
     var homes: [HomeID: HomeState] = [:]
     var requests: [RequestKey: RequestState] = [:]
     var queues: [QueueKey: ExpertQueue] = [:]
+    /// The last dispatched layer's or request's outputs.
+    var sorting = SortedOutputs()
     var nextCorrelation: UInt64 = 1
     /// Items handed out: the clock of ageing.
     var itemsStarted: UInt64 = 0
@@ -288,11 +314,12 @@ package struct WorkerMachine {
     }
 
     struct ExpertQueue {
-        var pieces: [ExpertWork.Piece]
+        var pieces: ExpertWork.Pieces
         var since: UInt64
         var ticket: UInt64
 
         var isRemote: Bool { pieces.contains { $0.isRemote } }
+        var rowCount: Int { pieces.reduce(0) { $0 + $1.outputs.count } }
     }
 
     // MARK: What tests and heartbeats read

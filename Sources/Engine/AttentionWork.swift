@@ -44,6 +44,7 @@ package struct AttentionWork: Equatable {
             most = min(max(positions.count * keyValueHeads / wanted, 1), most)
             budget = (spans.reduce(0, +) * keyValueHeads + wanted - 1) / wanted
         }
+        blocks.reserveCapacity(positions.count)
         var row = 0
         while row < positions.count {
             var end = row + 1

@@ -20,7 +20,9 @@ package final class AttentionBatch {
         tokens = rows.reduce(0) { $0 + $1.position + 1 }
         angles = rows.map { rotary.angles(position: $0.position) }
         var starts: [Int] = []
+        starts.reserveCapacity(rows.count)
         var flat: PageTable = []
+        flat.reserveCapacity(rows.count)
         for (index, row) in rows.enumerated() {
             if index > 0, rows[index - 1].pages == row.pages, let last = starts.last {
                 starts.append(last)

@@ -111,8 +111,9 @@ package struct LaneTables {
         }
 
         var entries: [Entry] = []
+        entries.reserveCapacity(step.rows.count)
         var failures: [ProtoSequenceFailure] = []
-        var seen = Set<UInt64>()
+        var seen = Set<UInt64>(minimumCapacity: step.rows.count)
         var frameRow = 0
         var scored = 0
         for (index, rows) in step.rows.enumerated() {
@@ -138,6 +139,7 @@ package struct LaneTables {
                         isAhead: isAhead && token == nil, pages: table?.pages ?? [], sampling: table?.sampling))
             }
         }
+        if failures.isEmpty { return .applied(entries, failures: []) }
         // A sequence that stands twice has failed as a whole.
         let failed = Set(failures.map(\.sequence))
         return .applied(entries.filter { !failed.contains($0.sequence) }, failures: failures)

@@ -146,14 +146,17 @@ def mini(options, folder):
             tramontane(
                 "import", "--synthetic", "mini", "--type", "q4_K", "--store", folder / "store", "--name", "mini")
 
-    def one_process(batch):
+    def one_process(batch, tokens):
+        """Tokens a second of prompts and answers, as many of each as a load had."""
         found = json.loads(tramontane(
-            "bench", "--model", model, "--threads", 2, "--batch", batch, "--decode", 48, "--repeat", 3, "--json"))
-        return found[f"decode_batch_{batch}_tokens_per_second"]
+            "bench", "--model", model, "--threads", 2, "--prefill", 256, "--batch", batch, "--decode", 48, "--repeat", 3,
+            "--json"))
+        prompts, answers = tokens["total_input_tokens"], tokens["total_output_tokens"]
+        seconds = prompts / found["prefill_256_tokens_per_second"] + answers / found[f"decode_batch_{batch}_tokens_per_second"]
+        return (prompts + answers) / seconds
 
     with up(model, 4, 2, "--threads", 1, "--pages", 4096) as cluster:
-        # Hardly any prompts: what is compared is decoding.
-        arguments = ["--concurrency", 64, "--prompt-tokens", 4]
+        arguments = ["--concurrency", 64, "--prompt-tokens", 16]
         serve(cluster["http"], *arguments, "--requests", 64, "--output-tokens", 8, "--seed", 1)
 
         def served(seed):
@@ -166,12 +169,12 @@ def mini(options, folder):
         rows_per_step = done["rows"] / max(done["steps"], 1)
         batch = max(1, round(rows_per_step))
         # In turn, because a shared machine's rate drifts by a third within a minute.
-        one = [one_process(batch)]
+        one = [one_process(batch, many[0])]
         for seed in range(3, 6):
             many.append(served(seed))
-            one.append(one_process(batch))
+            one.append(one_process(batch, many[-1]))
     ratios = [
-        (of["total_token_throughput"]) / ((before + after) / 2) for of, before, after in zip(many[1:], one, one[1:])]
+        of["total_token_throughput"] / ((before + after) / 2) for of, before, after in zip(many[1:], one, one[1:])]
     found = {
         "cluster": many, "rows_per_step": rows_per_step,
         "rows_per_expert_product": done["expert_rows"] / max(done["expert_products"], 1),

@@ -120,7 +120,8 @@ package final class CoordinatorMetrics: Sendable {
         decodeRows = rows("decode")
         prefillRows = rows("prefill")
         stepTime = registry.timer(
-            "tramontane_step_time_seconds", "From sending a step to its lane's first home to its result.",
+            "tramontane_step_time_seconds",
+            "From sending a step to its lane's first home to its result, in a lane of one stage without the wait for the one before.",
             buckets: Buckets.step)
 
         registry.sample(

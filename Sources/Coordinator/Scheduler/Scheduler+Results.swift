@@ -93,8 +93,7 @@ extension Scheduler {
     private mutating func takeStep(
         _ stepID: UInt64, lane: UInt32, epoch: UInt64
     ) -> (lane: Int, step: FlyingStep)? {
-        let time = stepTime(stepID, lane: lane, epoch: epoch, now: now)
-        guard epoch == self.epoch, let index = Int(exactly: lane), lanes.indices.contains(index),
+        guard let time = stepTime(stepID, lane: lane, epoch: epoch, now: now), let index = Int(exactly: lane),
             let step = lanes[index].inFlight.removeValue(forKey: stepID)
         else { return nil }
         lanes[index].stepTime = time

@@ -15,6 +15,19 @@ package struct AttentionRow: Sendable {
     }
 }
 
+/// One row of a step whose pages stand in a list with those of other rows.
+package struct PlacedRow: Sendable {
+    /// From 0. The row attends to itself and every earlier position.
+    package var position: Int
+    /// Places of its sequence's table in the list.
+    package var pages: Range<Int>
+
+    package init(position: Int, pages: Range<Int>) {
+        self.position = position
+        self.pages = pages
+    }
+}
+
 /// Who computes the products.
 package enum ComputeBackend: String, Sendable, CaseIterable {
     /// The project's kernels: one result whatever the batch, the threads and the instruction set.

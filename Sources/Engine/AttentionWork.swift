@@ -33,18 +33,29 @@ package struct AttentionWork: Equatable {
     /// Items for each thread, so that one that is held up does not hold up the rest.
     private static let itemsPerThread = 4
 
+    package init() {}
+
     /// - Parameters:
     ///   - positions: of the rows.
     ///   - follows: whether a row comes right after the row before it in the same sequence.
     package init(positions: [Int], follows: [Bool], keyValueHeads: Int, threads: Int) {
-        let spans = positions.map { tk_span_count($0 + 1) }
+        plan(positions: positions, follows: follows, keyValueHeads: keyValueHeads, threads: threads)
+    }
+
+    /// Cuts another step's rows, in the memory of the last one's.
+    mutating func plan(positions: [Int], follows: [Bool], keyValueHeads: Int, threads: Int) {
+        runs.removeAll(keepingCapacity: true)
+        blocks.removeAll(keepingCapacity: true)
+        longRows.removeAll(keepingCapacity: true)
+        longSpans = 0
+        func spans(_ row: Int) -> Int { tk_span_count(positions[row] + 1) }
         let wanted = threads * Self.itemsPerThread
         var (most, budget) = (Self.rowsPerBlock, Int.max)
         if threads > 1 {
             most = min(max(positions.count * keyValueHeads / wanted, 1), most)
-            budget = (spans.reduce(0, +) * keyValueHeads + wanted - 1) / wanted
+            let all = positions.indices.reduce(0) { $0 + spans($1) }
+            budget = (all * keyValueHeads + wanted - 1) / wanted
         }
-        blocks.reserveCapacity(positions.count)
         var row = 0
         while row < positions.count {
             var end = row + 1
@@ -52,8 +63,8 @@ package struct AttentionWork: Equatable {
             let cuts = (end - row + most - 1) / most
             for cut in 0..<cuts {
                 let block = row + (end - row) * cut / cuts..<row + (end - row) * (cut + 1) / cuts
-                if block.count == 1, spans[block.lowerBound] > budget {
-                    share(row: block.lowerBound, spans: spans[block.lowerBound], budget: budget)
+                if block.count == 1, spans(block.lowerBound) > budget {
+                    share(row: block.lowerBound, spans: spans(block.lowerBound), budget: budget)
                 } else {
                     blocks.append(block)
                 }

@@ -1,58 +1,102 @@
 import CKernels
 import ModelStore
 
-/// The rows of a step, checked once, for all layers of a shard.
+/// The rows of a step, checked once, for all layers of a shard. Used again for another step, it needs no memory that it has not
+/// got; confined to the engine's thread.
 package final class AttentionBatch {
     /// Rows of the step.
-    package let count: Int
-    let positions: [Int]
+    package var count: Int { positions.count }
+    private(set) var positions: [Int] = []
     /// Positions that all rows together attend to.
-    let tokens: Int
+    private(set) var tokens = 0
     /// Each row's table begins here in `tables`; rows of one sequence that follow each other share one.
-    fileprivate let tableStarts: [Int]
-    fileprivate let tables: UnsafeMutablePointer<Int32>
-    fileprivate let angles: [(cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>)]
-    fileprivate let work: AttentionWork
+    fileprivate private(set) var tableStarts: [Int] = []
+    fileprivate private(set) var angles: [(cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>)] = []
+    fileprivate private(set) var work = AttentionWork()
+    private var follows: [Bool] = []
+    private var pageCount = 0
+    private let memory = Scratch()
 
-    fileprivate init(rows: [AttentionRow], rotary: RotaryTable, keyValueHeads: Int, threads: Int) {
-        count = rows.count
-        positions = rows.map(\.position)
-        tokens = rows.reduce(0) { $0 + $1.position + 1 }
-        angles = rows.map { rotary.angles(position: $0.position) }
-        var starts: [Int] = []
-        starts.reserveCapacity(rows.count)
-        var flat: PageTable = []
-        flat.reserveCapacity(rows.count)
-        for (index, row) in rows.enumerated() {
-            if index > 0, rows[index - 1].pages == row.pages, let last = starts.last {
-                starts.append(last)
-            } else {
-                starts.append(flat.count)
-                flat.append(contentsOf: row.pages)
-            }
-        }
-        tableStarts = starts
-        work = AttentionWork(
-            positions: positions,
-            follows: rows.indices.map {
-                $0 > 0 && starts[$0] == starts[$0 - 1] && rows[$0].position == rows[$0 - 1].position + 1
-            }, keyValueHeads: keyValueHeads, threads: threads)
-        tables = .allocate(capacity: max(flat.count, 1))
-        tables.initialize(from: flat, count: flat.count)
+    package init() {}
+
+    fileprivate var tables: UnsafeMutablePointer<Int32> {
+        // More than is needed, since sequences grow.
+        let room = (pageCount | 1023) + 1
+        return memory.reserve(room * MemoryLayout<Int32>.size).assumingMemoryBound(to: Int32.self)
     }
 
-    deinit {
-        tables.deallocate()
+    fileprivate func removeAll() {
+        positions.removeAll(keepingCapacity: true)
+        tableStarts.removeAll(keepingCapacity: true)
+        angles.removeAll(keepingCapacity: true)
+        follows.removeAll(keepingCapacity: true)
+        tokens = 0
+        pageCount = 0
+    }
+
+    /// Takes rows that are right.
+    fileprivate func take(
+        _ rows: ArraySlice<PlacedRow>, pages: [Int32], rotary: RotaryTable, keyValueHeads: Int, threads: Int
+    ) {
+        removeAll()
+        var last: PlacedRow?
+        for row in rows {
+            if row.pages != last?.pages { pageCount += row.pages.count }
+            last = row
+        }
+        let tables = tables
+        var end = 0
+        last = nil
+        for row in rows {
+            if row.pages == last?.pages, let start = tableStarts.last {
+                tableStarts.append(start)
+                follows.append(row.position == positions[positions.count - 1] + 1)
+            } else {
+                tableStarts.append(end)
+                follows.append(false)
+                for page in pages[row.pages] {
+                    tables[end] = page
+                    end += 1
+                }
+            }
+            positions.append(row.position)
+            angles.append(rotary.angles(position: row.position))
+            tokens += row.position + 1
+            last = row
+        }
+        work.plan(positions: positions, follows: follows, keyValueHeads: keyValueHeads, threads: threads)
     }
 }
 
 extension Engine {
     /// Checks the rows of a step.
     ///
+    /// - Throws: as `fill`.
+    package func batch(_ rows: [AttentionRow]) throws -> AttentionBatch {
+        var placed: [PlacedRow] = []
+        var pages: PageTable = []
+        for (index, row) in rows.enumerated() {
+            // Rows of one sequence carry the same array, and comparing an array with itself looks at its address alone.
+            if index > 0, rows[index - 1].pages == row.pages {
+                placed.append(PlacedRow(position: row.position, pages: placed[index - 1].pages))
+            } else {
+                placed.append(PlacedRow(position: row.position, pages: pages.count..<pages.count + row.pages.count))
+                pages += row.pages
+            }
+        }
+        let batch = AttentionBatch()
+        try fill(batch, rows: placed[...], pages: pages)
+        return batch
+    }
+
+    /// Checks the rows of a step and puts them into a batch, in place of what it held.
+    ///
+    /// - Parameter pages: the rows' tables.
     /// - Throws: `EngineError` `position_range` for a position outside the context or past its pages, `page_range` for a page
     ///   that the engine does not have.
-    package func batch(_ rows: [AttentionRow]) throws -> AttentionBatch {
-        for (index, row) in rows.enumerated() {
+    package func fill(_ batch: AttentionBatch, rows: ArraySlice<PlacedRow>, pages: PageTable) throws {
+        var checked: Range<Int>?
+        for row in rows {
             guard row.position >= 0, row.position < shape.contextLength,
                 row.position / Self.pageTokens < row.pages.count
             else {
@@ -61,13 +105,13 @@ extension Engine {
                     message: "position \(row.position) with \(row.pages.count) pages of \(Self.pageTokens) tokens in a "
                         + "context of \(shape.contextLength)")
             }
-            // Rows of one sequence carry the same array, and comparing an array with itself looks at its address alone.
-            if index > 0, rows[index - 1].pages == row.pages { continue }
-            if let stranger = row.pages.first(where: { $0 < 0 || Int($0) >= pages }) {
-                throw EngineError(code: "page_range", message: "page \(stranger) of \(pages)")
+            if row.pages == checked { continue }
+            for page in pages[row.pages] where page < 0 || Int(page) >= self.pages {
+                throw EngineError(code: "page_range", message: "page \(page) of \(self.pages)")
             }
+            checked = row.pages
         }
-        return AttentionBatch(rows: rows, rotary: rotary, keyValueHeads: shape.keyValueHeads, threads: threads)
+        batch.take(rows, pages: pages, rotary: rotary, keyValueHeads: shape.keyValueHeads, threads: threads)
     }
 
     /// x += wo · attention(norm(x)), in place, for each row. All rows' keys and values are stored before any row attends, so

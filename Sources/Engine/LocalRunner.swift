@@ -59,6 +59,7 @@ package final class LocalRunner {
         try checkFits(prompt, below: contextLength)
         let limit = min(maxTokens ?? Int.max, contextLength - prompt.count)
         var output = Generation(ids: [], finishReason: .length)
+        var sampler = Sampler()
         guard limit > 0 else { return output }
         var position = 0
         var next = ArraySlice(prompt)
@@ -66,7 +67,7 @@ package final class LocalRunner {
             try forward(next, at: position, chunk: prefillChunk)
             position += next.count
             try engine.logits(hidden: hidden, rows: [hidden.rows - 1], into: logits)
-            guard let token = Sampler.sample(logits: logits.row(0), parameters: parameters, position: position) else {
+            guard let token = sampler.sample(logits: logits.row(0), parameters: parameters, position: position) else {
                 throw EngineError(code: "not_finite", message: "the logits at position \(position - 1) are not numbers")
             }
             output.ids.append(token)

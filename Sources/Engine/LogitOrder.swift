@@ -5,8 +5,16 @@ struct LogitOrder: IteratorProtocol {
     /// Max-heap. A key's upper half orders like the logit, its lower half falls with the id.
     private var keys: [UInt64] = []
 
+    init() {}
+
     /// - Parameter logits: none of them NaN.
     init(_ logits: UnsafeBufferPointer<Float>) {
+        begin(logits)
+    }
+
+    /// Begins with other logits, in the memory of the last ones.
+    mutating func begin(_ logits: UnsafeBufferPointer<Float>) {
+        keys.removeAll(keepingCapacity: true)
         keys.reserveCapacity(logits.count)
         for index in logits.indices { keys.append(Self.key(logits[index], UInt32(truncatingIfNeeded: index))) }
         var root = keys.count / 2

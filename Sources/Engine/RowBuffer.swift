@@ -73,16 +73,18 @@ package func rowsNotFinite(_ bytes: UnsafeRawBufferPointer, width: Int) -> [Int]
 }
 
 /// Raw memory that starts at a multiple of 64 bytes and grows on demand; its contents do not outlive a growth.
-final class Scratch {
+package final class Scratch {
     private var capacity = 0
     private var storage: UnsafeMutableRawPointer?
+
+    package init() {}
 
     deinit {
         storage?.deallocate()
     }
 
     /// At least `bytes` bytes, holding anything.
-    func reserve(_ bytes: Int) -> UnsafeMutableRawPointer {
+    package func reserve(_ bytes: Int) -> UnsafeMutableRawPointer {
         if let storage, bytes <= capacity { return storage }
         storage?.deallocate()
         let grown = UnsafeMutableRawPointer.allocate(byteCount: max(bytes, 64), alignment: 64)

@@ -1,44 +1,77 @@
 import CKernels
 
-/// Chooses the next token. A function of its arguments alone, the draw included: nothing is kept from token to token.
-package enum Sampler {
+/// Chooses the next token. A function of its arguments alone, the draw included: from token to token it keeps its memory and
+/// nothing in it.
+package struct Sampler {
+    private var order = LogitOrder()
+    /// Tokens that are in the draw, best first, where those are not all.
+    private var chosen: [Int] = []
+    /// Logits of the best tokens, then their probabilities.
+    private var values: [Float] = []
+
+    package init() {}
+
     /// - Parameters:
     ///   - logits: one for each token; changed.
     ///   - position: in its sequence, of the token that is drawn.
     /// - Returns: nil when a logit is NaN or infinitely large, or all are infinitely small: the request fails then.
-    package static func sample(
+    package mutating func sample(
         logits: UnsafeMutableBufferPointer<Float>, parameters: SamplingParameters, position: Int
     ) -> Int32? {
-        for (token, bias) in parameters.logitBias where logits.indices.contains(Int(token)) {
-            logits[Int(token)] += bias
-        }
-        guard let best = best(of: logits) else { return nil }
+        for (token, bias) in parameters.logitBias { Self.add(bias, to: token, in: logits) }
+        guard let best = Self.best(of: logits) else { return nil }
         guard parameters.temperature > 0 else { return Int32(truncatingIfNeeded: best) }
 
-        var order = LogitOrder(UnsafeBufferPointer(logits))
-        scale(logits, best: logits[best], temperature: parameters.temperature)
+        order.begin(UnsafeBufferPointer(logits))
+        Self.scale(logits, best: logits[best], temperature: parameters.temperature)
         let uniform = Philox.uniform(seed: parameters.seed, choice: parameters.choice, position: position)
-        var candidates: [Int]?
+        var nucleus = Nucleus(parameters)
+        chosen.removeAll(keepingCapacity: true)
         if parameters.topK > 0, parameters.topK < logits.count {
-            var chosen: [Int] = []
             while chosen.count < parameters.topK, let token = order.next() { chosen.append(token) }
-            softmax(of: chosen, in: logits)
-            var ranked = chosen.makeIterator()
-            candidates = cut(&ranked, logits, parameters)
+            softmaxOfChosen(in: logits)
+            let end = chosen.firstIndex { !nucleus.takes(logits[$0]) } ?? chosen.count
+            chosen.removeSubrange(end...)
         } else {
             if let base = logits.baseAddress { tk_softmax(Kernels.isa, base, logits.count) }
-            if parameters.topP < 1 || parameters.minP > 0 { candidates = cut(&order, logits, parameters) }
+            guard parameters.topP < 1 || parameters.minP > 0 else {
+                let mass = logits.reduce(0.0) { $0 + Double($1) }
+                return Int32(truncatingIfNeeded: Self.draw(uniform * mass, from: &order, logits) ?? best)
+            }
+            while let token = order.next(), nucleus.takes(logits[token]) { chosen.append(token) }
         }
-        let drawn: Int
-        if let candidates {
-            let mass = candidates.reduce(0.0) { $0 + Double(logits[$1]) }
-            var ranked = candidates.makeIterator()
-            drawn = draw(uniform * mass, from: &ranked, logits) ?? best
-        } else {
-            let mass = logits.reduce(0.0) { $0 + Double($1) }
-            drawn = draw(uniform * mass, from: &order, logits) ?? best
+        let mass = chosen.reduce(0.0) { $0 + Double(logits[$1]) }
+        var ranked = chosen.makeIterator()
+        return Int32(truncatingIfNeeded: Self.draw(uniform * mass, from: &ranked, logits) ?? best)
+    }
+
+    /// Adds to a token's logit, where there is such a token.
+    package static func add(_ bias: Float, to token: Int32, in logits: UnsafeMutableBufferPointer<Float>) {
+        if logits.indices.contains(Int(token)) { logits[Int(token)] += bias }
+    }
+
+    /// The tokens, best first, that top-p and min-p leave; at least one.
+    private struct Nucleus {
+        private let topP: Float
+        private let minP: Float
+        private var best: Float?
+        private var mass = 0.0
+
+        init(_ parameters: SamplingParameters) {
+            topP = parameters.topP
+            minP = parameters.minP
         }
-        return Int32(truncatingIfNeeded: drawn)
+
+        /// Whether the next token of the ranking stays in the draw.
+        mutating func takes(_ probability: Float) -> Bool {
+            if let best {
+                let isFull = topP < 1 && mass >= Double(topP)
+                if isFull || probability < minP * best { return false }
+            }
+            best = best ?? probability
+            mass += Double(probability)
+            return true
+        }
     }
 
     /// The highest logit's place, the first of equals; nil where a logit makes no sense.
@@ -72,28 +105,12 @@ package enum Sampler {
         }
     }
 
-    /// The softmax over some tokens, in their order, written to their places.
-    private static func softmax(of tokens: [Int], in logits: UnsafeMutableBufferPointer<Float>) {
-        var values = tokens.map { logits[$0] }
+    /// The softmax over the chosen tokens, in their order, written to their places.
+    private mutating func softmaxOfChosen(in logits: UnsafeMutableBufferPointer<Float>) {
+        values.removeAll(keepingCapacity: true)
+        for token in chosen { values.append(logits[token]) }
         tk_softmax(Kernels.isa, &values, values.count)
-        for (token, probability) in zip(tokens, values) { logits[token] = probability }
-    }
-
-    /// The tokens, best first, that top-p and min-p leave; at least one.
-    private static func cut(
-        _ ranked: inout some IteratorProtocol<Int>, _ probabilities: UnsafeMutableBufferPointer<Float>,
-        _ parameters: SamplingParameters
-    ) -> [Int] {
-        var kept: [Int] = []
-        var mass = 0.0
-        while let token = ranked.next() {
-            let probability = probabilities[token]
-            if let first = kept.first, probability < parameters.minP * probabilities[first] { break }
-            kept.append(token)
-            mass += Double(probability)
-            if mass >= Double(parameters.topP), parameters.topP < 1 { break }
-        }
-        return kept
+        for (token, probability) in zip(chosen, values) { logits[token] = probability }
     }
 
     /// Walks down the ranking until `share` of its mass is used up. What rounding leaves at the end belongs to the last token

@@ -114,8 +114,11 @@ package struct ExpertRequest: Sendable, Equatable {
     /// - Parameters:
     ///   - columns: The model's hidden size; another one is refused.
     ///   - experts: Experts of a layer of the model; every assignment names a lower one.
+    ///   - spare: An array whose memory the assignments may use.
     /// - Throws: `rows_malformed`, naming the field.
-    package init(payload: ByteBuffer, columns expectedColumns: Int, experts: Int) throws(Failure) {
+    package init(
+        payload: ByteBuffer, columns expectedColumns: Int, experts: Int, spare: consuming [Assignment] = []
+    ) throws(Failure) {
         var buffer = payload
         guard
             let (step, lane, layer, rawClass, rawFormat, zero, rows, assignmentCount, columns) =
@@ -138,10 +141,8 @@ package struct ExpertRequest: Sendable, Equatable {
         guard buffer.readableBytes == due else {
             throw .rows("payload after the head", buffer.readableBytes, "\(due) bytes for its rows and assignments")
         }
-        self.init(
-            step: step, lane: lane, layer: layer, isPrefill: rawClass == 1, format: format, rowCount: Int(rows),
-            columns: Int(columns), assignments: [], rows: ByteBuffer()
-        )
+        var assignments = spare
+        assignments.removeAll(keepingCapacity: true)
         assignments.reserveCapacity(Int(assignmentCount))
         for _ in 0..<assignmentCount {
             guard let (expert, row) = buffer.readMultipleIntegers(endianness: .little, as: (UInt16, UInt16).self)
@@ -150,7 +151,9 @@ package struct ExpertRequest: Sendable, Equatable {
             guard UInt32(row) < rows else { throw .rows("row", Int(row), "below \(rows)") }
             assignments.append(Assignment(expert: expert, row: row))
         }
-        self.rows = buffer
+        self.init(
+            step: step, lane: lane, layer: layer, isPrefill: rawClass == 1, format: format, rowCount: Int(rows),
+            columns: Int(columns), assignments: assignments, rows: buffer)
     }
 
     private static func checkRows(
@@ -262,7 +265,7 @@ package struct ExpertReply: Sendable, Equatable {
 /// u32 length of the `Step` message, the message, zero bytes up to a multiple of 4 (counted from the payload's start),
 /// then a row of `columns` float32 for each token of the step, in its order. Little-endian.
 package struct HiddenState: Sendable, Equatable {
-    package var step: ProtoStep
+    package var step: StepBatch
     package var rowCount: Int
     /// `rowCount` rows of float32 without gaps.
     package var rows: ByteBuffer
@@ -270,15 +273,15 @@ package struct HiddenState: Sendable, Equatable {
     /// Appends a payload, with the rows written in place by `writeRows`, which gets exactly `rowCount * columns * 4`
     /// bytes; `rowCount` is the number of tokens in `step`.
     package static func write(
-        step: ProtoStep, columns: Int, into buffer: inout ByteBuffer, writeRows: (UnsafeMutableRawBufferPointer) -> Void
+        step: StepBatch, columns: Int, into buffer: inout ByteBuffer, writeRows: (UnsafeMutableRawBufferPointer) -> Void
     ) {
-        let message = step.wireBytes()
-        let padding = (4 - message.readableBytes % 4) % 4
+        let start = buffer.writerIndex
+        buffer.writeInteger(UInt32(0), endianness: .little)
+        step.write(into: &buffer)
+        let length = buffer.writerIndex - start - 4
+        buffer.setInteger(UInt32(length), at: start, endianness: .little)
+        buffer.writeRepeatingByte(0, count: (4 - length % 4) % 4)
         let rowBytes = step.rowCount * columns * 4
-        buffer.reserveCapacity(minimumWritableBytes: 4 + message.readableBytes + padding + rowBytes)
-        buffer.writeInteger(UInt32(message.readableBytes), endianness: .little)
-        buffer.writeImmutableBuffer(message)
-        buffer.writeRepeatingByte(0, count: padding)
         buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: rowBytes) { space in
             writeRows(UnsafeMutableRawBufferPointer(rebasing: space.prefix(rowBytes)))
             return rowBytes
@@ -287,9 +290,11 @@ package struct HiddenState: Sendable, Equatable {
 
     /// Reads a payload from a peer.
     ///
-    /// - Parameter columns: The model's hidden size.
+    /// - Parameters:
+    ///   - columns: The model's hidden size.
+    ///   - spare: A batch whose memory the step may use.
     /// - Throws: `message_malformed` or `rows_malformed`, naming the field.
-    package init(payload: ByteBuffer, columns: Int) throws(Failure) {
+    package init(payload: ByteBuffer, columns: Int, spare: consuming StepBatch = StepBatch()) throws(Failure) {
         var buffer = payload
         guard let length = buffer.readInteger(endianness: .little, as: UInt32.self) else {
             throw .rows("payload", payload.readableBytes, "at least 4 bytes")
@@ -297,10 +302,13 @@ package struct HiddenState: Sendable, Equatable {
         guard let message = buffer.readSlice(length: Int(length)) else {
             throw .rows("length of the step", Int(length), "at most \(buffer.readableBytes)")
         }
-        let step = try ProtoStep(wireBytes: message, in: .hidden)
+        var step = spare
+        try step.read(message, in: .hidden)
         let padding = (4 - Int(length) % 4) % 4
-        guard let zeros = buffer.readBytes(length: padding), zeros.allSatisfy({ $0 == 0 }) else {
-            throw .rows("padding", padding, "\(padding) zero bytes")
+        for _ in 0..<padding {
+            guard buffer.readInteger(as: UInt8.self) == 0 else {
+                throw .rows("padding", padding, "\(padding) zero bytes")
+            }
         }
         // Each token took at least a byte of the message, so the count is below 64 Mi.
         let rowCount = step.rowCount
@@ -321,11 +329,6 @@ package struct HiddenState: Sendable, Equatable {
 extension ProtoSequenceRows {
     /// Stands for the one token of rows that were planned ahead: what the sequence's row before is sampled to.
     package static let sampledToken: Int32 = -1
-}
-
-extension ProtoStep {
-    /// Rows of the step: one for each input token.
-    package var rowCount: Int { rows.reduce(0) { $0 + $1.tokens.count } }
 }
 
 extension Failure {

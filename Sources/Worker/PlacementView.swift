@@ -49,6 +49,8 @@ package struct PlacementView: Sendable, Equatable {
     package let lanes: [LaneRole?]
     /// Workers that this one sends to: members that hold experts it lacks, and the next homes of its lanes.
     package let outbound: [PeerID: Address]
+    /// Members that hold experts which this one lacks, in a fixed order.
+    package let hosts: [PeerID]
     /// Members that hold an expert, by expert, in the order in which this worker asks them.
     private let holders: [[PeerID]]
 
@@ -156,6 +158,7 @@ package struct PlacementView: Sendable, Equatable {
         self.lanes = lanes
         self.outbound = outbound
         self.holders = holders
+        self.hosts = Set(holders.joined()).subtracting([own]).sorted()
     }
 
     /// Who computes `expert` for this home: itself when it holds the expert, else the first reachable holder; the order

@@ -5,8 +5,9 @@ import Testing
 @Suite struct SamplerTests {
     private func sample(_ logits: [Float], _ parameters: SamplingParameters, position: Int = 0) -> Int32? {
         var logits = logits
+        var sampler = Sampler()
         return logits.withUnsafeMutableBufferPointer {
-            Sampler.sample(logits: $0, parameters: parameters, position: position)
+            sampler.sample(logits: $0, parameters: parameters, position: position)
         }
     }
 

@@ -113,12 +113,14 @@ private func code(_ body: () throws(Failure) -> Void) -> String? {
             rows.tokens = (0..<tokens).map { Int32($0) }
             step.rows = [rows, rows]
             var payload = ByteBuffer()
-            HiddenState.write(step: step, columns: 3, into: &payload) { space in
+            var batch = StepBatch()
+            try batch.read(step.wireBytes(), in: .hidden)
+            HiddenState.write(step: batch, columns: 3, into: &payload) { space in
                 for index in space.indices { space[index] = UInt8(truncatingIfNeeded: index) }
             }
             #expect(payload.readableBytes % 4 == 0)
             let hidden = try HiddenState(payload: payload, columns: 3)
-            #expect(hidden.step == step)
+            #expect(hidden.step == batch)
             #expect(hidden.rowCount == tokens * 2)
             #expect(Array(hidden.rows.readableBytesView) == (0..<tokens * 24).map { UInt8(truncatingIfNeeded: $0) })
             for length in 0..<payload.readableBytes {

@@ -72,7 +72,7 @@ struct MockWorld {
     enum Message {
         case experts(ExpertRequest, correlation: UInt64, rows: [UInt64])
         case results(ExpertReply, correlation: UInt64, rows: [UInt64])
-        case hidden(ProtoStep, rows: [UInt64])
+        case hidden(StepBatch, rows: [UInt64])
     }
 
     /// A connection that `home` dialled to `host`.
@@ -92,21 +92,21 @@ struct MockWorld {
         var requests: [RequestKey: (request: ExpertRequest, rows: [UInt64], results: [UInt64])] = [:]
         var items = 0
 
-        init(peer: PeerID, machine: WorkerMachine) {
+        init(peer: PeerID, machine: consuming WorkerMachine) {
             self.peer = peer
             self.machine = machine
         }
     }
 
     final class Rows {
-        let message: ProtoStep
-        let entries: [LaneTables.Entry]
+        let batch: StepBatch
+        let entries: StepEntries
         var values: [UInt64]
         var outputs: [UInt64]
         let places: [(entry: Int, position: Int)]
 
-        init(message: ProtoStep, entries: [LaneTables.Entry], values: [UInt64]) {
-            self.message = message
+        init(batch: StepBatch, entries: StepEntries, values: [UInt64]) {
+            self.batch = batch
             self.entries = entries
             self.values = values
             outputs = Array(repeating: 0, count: values.count * Toy.used)
@@ -402,7 +402,7 @@ struct MockWorld {
 
     /// - Returns: outputs of own steps that are not finite.
     private mutating func compute(_ work: ExpertWork, at node: Node) -> [StepKey: [Int]] {
-        mergedHomes = max(mergedHomes, node.machine.peers(in: work).count)
+        mergedHomes = max(mergedHomes, node.machine.workers(in: work))
         var notFinite: [StepKey: [Int]] = [:]
         for piece in work.pieces {
             for output in piece.outputs {
@@ -441,10 +441,10 @@ struct MockWorld {
             if !isFirst { combine(rows, work.rows) }
             for row in work.rows {
                 let (entry, position) = rows.places[row]
-                let entryRows = rows.entries[entry]
-                let before = position > 0 ? node.cache[slot(work.layer, entryRows, position - 1)] ?? 1 : 0
+                let pages = rows.entries.pages[rows.entries[entry].pages]
+                let before = position > 0 ? node.cache[slot(work.layer, pages, position - 1)] ?? 1 : 0
                 rows.values[row] = Toy.combine(rows.values[row], before)
-                node.cache[slot(work.layer, entryRows, position)] = rows.values[row]
+                node.cache[slot(work.layer, pages, position)] = rows.values[row]
             }
             var routes = RowRoutes()
             for row in work.rows {
@@ -477,9 +477,9 @@ struct MockWorld {
         }
     }
 
-    private func slot(_ layer: Int, _ entry: LaneTables.Entry, _ position: Int) -> Int {
+    private func slot(_ layer: Int, _ pages: ArraySlice<Int32>, _ position: Int) -> Int {
         let (page, place) = position.quotientAndRemainder(dividingBy: WorkerBounds.tokensPerPage)
-        return (layer << 32 + Int(entry.pages[page])) * WorkerBounds.tokensPerPage + place
+        return (layer << 32 + Int(pages[pages.startIndex + page])) * WorkerBounds.tokensPerPage + place
     }
 
     private func combine(_ rows: Rows, _ range: Range<Int>) {
@@ -503,7 +503,7 @@ struct MockWorld {
         case .hidden(let step, var rows):
             guard let home = nodes[link.host] else { return }
             spoil(&rows)
-            let bad = Set(rows.indices.filter { rows[$0] == Toy.notFinite })
+            let bad = rows.indices.filter { rows[$0] == Toy.notFinite }
             perform(home.machine.hiddenReceived(step, notFinite: bad, from: link.id), at: home, rows: rows)
         case .results(let reply, let correlation, var rows):
             guard let home = nodes[link.home], let host = nodes[link.host] else { return }
@@ -527,21 +527,21 @@ struct MockWorld {
     ) {
         for action in actions {
             switch action {
-            case .beginStep(let key, let entries, let message, _):
+            case .beginStep(let key, let batch, let entries, _):
                 if node.steps[key] != nil { problems.append("step \(key) begins twice") }
                 let values: [UInt64] = entries.flatMap { entry in
-                    (0..<entry.count).map { offset in
+                    var tokens: [Int32] = []
+                    entries.appendTokens(of: entry, in: batch, to: &tokens)
+                    return (0..<entry.count).map { offset in
                         node.machine.view.isFirstStage
-                            ? Toy.embed(token: entry.tokens[offset], position: entry.position + offset)
+                            ? Toy.embed(token: tokens[offset], position: entry.position + offset)
                             : rows[entry.frameRow + offset]
                     }
                 }
-                node.steps[key] = Rows(message: message, entries: entries, values: values)
-            case .setTokens(let key, let tokens):
-                guard let step = node.steps[key] else { return problems.append("tokens for a step that is gone") }
-                for place in tokens {
-                    step.values[place.row] = Toy.embed(token: place.token, position: step.places[place.row].position)
-                }
+                node.steps[key] = Rows(batch: batch, entries: entries, values: values)
+            case .setToken(let key, let row, let token):
+                guard let step = node.steps[key] else { return problems.append("a token for a step that is gone") }
+                step.values[row] = Toy.embed(token: token, position: step.places[row].position)
             case .sendExperts(let send):
                 guard let step = node.steps[send.step] else {
                     return problems.append("sends rows of a step that is gone")
@@ -557,12 +557,12 @@ struct MockWorld {
                 post(.experts(message, correlation: send.correlation, rows: values), from: node, to: send.peer)
             case .storeResults(let key, let outputs):
                 for (index, output) in outputs.enumerated() { node.steps[key]?.outputs[output] = rows[index] }
-            case .sendHidden(let key, let peer, let message, let sent):
+            case .sendHidden(let key, let peer, let batch, let sent):
                 guard let step = node.steps[key] else { return problems.append("sends a step that is gone") }
-                if message.rowCount != sent.count {
-                    problems.append("\(sent.count) rows for \(message.rowCount) tokens")
+                if batch.rowCount != sent.count {
+                    problems.append("\(sent.count) rows for \(batch.rowCount) tokens")
                 }
-                post(.hidden(message, rows: sent.map { step.values[$0] }), from: node, to: peer)
+                post(.hidden(batch, rows: sent.map { step.values[$0] }), from: node, to: peer)
             case .sendStepResult(let result):
                 stepResult(result)
             case .sendStepFailed(let failed):
@@ -654,14 +654,5 @@ struct MockWorld {
                 problems.append("sequence \(id) was not finished")
             }
         }
-    }
-}
-
-extension WorkerMachine {
-    /// What is computed together with `work`.
-    mutating func companions(of work: ExpertWork) -> [ExpertWork] {
-        var works: [ExpertWork] = []
-        addCompanions(of: work, to: &works)
-        return works
     }
 }

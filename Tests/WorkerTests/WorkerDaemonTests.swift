@@ -60,6 +60,12 @@ struct WorkerDaemonTests {
         sampling.temperature = index == 0 ? 0 : 0.9
         sampling.topP = index == 1 ? 0.8 : 1
         sampling.seed = UInt64(index)
+        if index == 2 {
+            var bias = ProtoLogitBias()
+            bias.token = 11
+            bias.bias = 4
+            sampling.logitBias = [bias]
+        }
         return sampling
     }
 
@@ -73,9 +79,10 @@ struct WorkerDaemonTests {
         }
         let runner = try cluster.model.runner()
         let expected = try prompts.enumerated().map { index, prompt in
-            try runner.generate(
-                prompt: prompt.tokens, parameters: SamplingParameters(Self.sampling(index)), maxTokens: 8
-            ).ids
+            let sampling = Self.sampling(index)
+            var parameters = SamplingParameters(sampling)
+            parameters.logitBias = sampling.logitBias.map { ($0.token, $0.bias) }
+            return try runner.generate(prompt: prompt.tokens, parameters: parameters, maxTokens: 8).ids
         }
         let found = try await cluster.generate(
             prompts: prompts, sampling: prompts.indices.map(Self.sampling), count: 8, chunk: chunk)
@@ -309,7 +316,7 @@ struct WorkerDaemonTests {
         default:
             kind = .hidden
             payload.clear()
-            HiddenState.write(step: ProtoStep(), columns: columns, into: &payload) { _ in }
+            HiddenState.write(step: StepBatch(), columns: columns, into: &payload) { _ in }
         }
         home.send(Frame(kind, correlation: 1, epoch: cluster.epoch, payload: payload))
         let reason = try await cluster.wait { event in

@@ -7,79 +7,85 @@ import Wire
 final class StepBuffers {
     /// Rows that are computed together; a layer's work is one item for each.
     final class Chunk {
-        let rows: Range<Int>
+        private(set) var rows = 0..<0
         /// Input tokens where the stage begins with the embedding; else empty.
-        var tokens: [Int32]
+        var tokens: [Int32] = []
         let hidden: RowBuffer
-        let batch: AttentionBatch
-        let routed: RoutedRows
+        let batch = AttentionBatch()
+        let routed = RoutedRows()
 
-        init(rows: Range<Int>, tokens: [Int32], hidden: RowBuffer, batch: AttentionBatch, routed: RoutedRows) {
+        fileprivate init(width: Int) {
+            hidden = RowBuffer(rows: 0, width: width)
+        }
+
+        fileprivate func begin(_ rows: Range<Int>) {
             self.rows = rows
-            self.tokens = tokens
-            self.hidden = hidden
-            self.batch = batch
-            self.routed = routed
+            tokens.removeAll(keepingCapacity: true)
+            hidden.resize(rows: rows.count)
         }
     }
 
     /// When the step came.
-    let began = NIODeadline.now()
-    let message: ProtoStep
-    let entries: [LaneTables.Entry]
-    let chunkRows: Int
-    let chunks: [Chunk]
+    private(set) var began = NIODeadline.now()
+    fileprivate(set) var batch = StepBatch()
+    private(set) var entries = StepEntries()
+    private var chunkRows = 1
+    /// Those of the step come first.
+    private var chunks: [Chunk] = []
+    private var attention: [PlacedRow] = []
+    private var tokens: [Int32] = []
+    private let width: Int
     /// Row `r * expertsUsed + c` is the output of row r's c-th expert.
     let outputs: RowBuffer
 
-    /// - Parameters:
-    ///   - rows: the frame's rows of hidden state; nil where the stage begins with the embedding.
-    ///   - spare: buffers to use again.
+    fileprivate init(width: Int) {
+        self.width = width
+        outputs = RowBuffer(rows: 0, width: width)
+    }
+
+    /// - Parameter rows: the frame's rows of hidden state; nil where the stage begins with the embedding.
     /// - Throws: `EngineError` where the engine refuses a row.
-    init(
-        message: ProtoStep, entries: [LaneTables.Entry], chunkRows: Int, rows: ByteBuffer?, engine: Engine,
-        spare: inout SpareRows
+    fileprivate func begin(
+        _ batch: StepBatch, entries: StepEntries, chunkRows: Int, rows: ByteBuffer?, engine: Engine
     ) throws {
-        self.message = message
+        began = .now()
+        self.batch = batch
         self.entries = entries
         self.chunkRows = chunkRows
-        let width = engine.shape.hidden
-        let count = entries.reduce(0) { $0 + $1.count }
-        var attention: [AttentionRow] = []
-        var tokens: [Int32] = []
-        var frameRows: [Int] = []
-        attention.reserveCapacity(count)
-        tokens.reserveCapacity(count)
-        frameRows.reserveCapacity(rows == nil ? 0 : count)
+        attention.removeAll(keepingCapacity: true)
+        tokens.removeAll(keepingCapacity: true)
         for entry in entries {
             for offset in 0..<entry.count {
-                attention.append(AttentionRow(position: entry.position + offset, pages: entry.pages))
-                if rows != nil { frameRows.append(entry.frameRow + offset) }
+                attention.append(PlacedRow(position: entry.position + offset, pages: entry.pages))
             }
-            tokens += entry.tokens
+            if rows == nil { entries.appendTokens(of: entry, in: batch, to: &tokens) }
         }
-        var chunks: [Chunk] = []
-        for first in stride(from: 0, to: attention.count, by: chunkRows) {
-            let part = first..<min(first + chunkRows, attention.count)
-            let hidden = spare.buffer(rows: part.count, width: width)
-            if let rows {
-                rows.withUnsafeReadableBytes { bytes in
-                    for (index, row) in part.enumerated() {
-                        // The frame's length was checked against the step's rows.
-                        let source = UnsafeRawBufferPointer(
-                            rebasing: bytes[(frameRows[row] * width * 4)...].prefix(width * 4))
-                        UnsafeMutableRawBufferPointer(hidden.row(index)).copyMemory(from: source)
-                    }
+        let count = attention.count
+        outputs.resize(rows: count * engine.shape.expertsUsed)
+        for index in 0..<(count + chunkRows - 1) / chunkRows {
+            let part = index * chunkRows..<min((index + 1) * chunkRows, count)
+            if index == chunks.count { chunks.append(Chunk(width: width)) }
+            chunks[index].begin(part)
+            if rows == nil { chunks[index].tokens.append(contentsOf: tokens[part]) }
+            try engine.fill(chunks[index].batch, rows: attention[part], pages: entries.pages)
+        }
+        if let rows { copyHidden(rows) }
+    }
+
+    /// The frame's rows, of which some may be of sequences that are not computed, go to their chunks.
+    private func copyHidden(_ rows: ByteBuffer) {
+        rows.withUnsafeReadableBytes { bytes in
+            var row = 0
+            for entry in entries {
+                for frameRow in entry.frameRows {
+                    let place = place(ofRow: row)
+                    // The frame's length was checked against the step's rows.
+                    let source = UnsafeRawBufferPointer(rebasing: bytes[(frameRow * width * 4)...].prefix(width * 4))
+                    UnsafeMutableRawBufferPointer(place.chunk.hidden.row(place.row)).copyMemory(from: source)
+                    row += 1
                 }
             }
-            chunks.append(
-                Chunk(
-                    rows: part, tokens: rows == nil ? Array(tokens[part]) : [], hidden: hidden,
-                    batch: try engine.batch(part.count == attention.count ? attention : Array(attention[part])),
-                    routed: spare.routedRows()))
         }
-        self.chunks = chunks
-        outputs = spare.buffer(rows: attention.count * engine.shape.expertsUsed, width: width)
     }
 
     /// The chunk of a row, and the row's place in it.
@@ -87,35 +93,83 @@ final class StepBuffers {
         let (index, rest) = row.quotientAndRemainder(dividingBy: chunkRows)
         return (chunks[index], rest)
     }
+
+    /// Nothing asks for the step any more. What only a larger step needs is given back.
+    fileprivate func end() {
+        batch = StepBatch()
+        entries = StepEntries()
+    }
+
+    fileprivate var rowCount: Int { attention.count }
 }
 
 /// The rows that a home sent to this host, and their results. Confined to the data loop.
 final class RequestBuffers {
-    let request: ExpertRequest
-    private let rowBytes: Int
-    private let encoded: UnsafeMutableRawPointer
+    private(set) var request: ExpertRequest
+    private var rowBytes = 0
+    private let encoded = Scratch()
     /// A row for each assignment.
     let results: RowBuffer
 
     /// - Parameter request: its `rows` are copied, so that they stay where they are.
-    init(_ request: ExpertRequest) {
+    fileprivate init(_ request: ExpertRequest) {
         self.request = request
+        results = RowBuffer(rows: request.assignments.count, width: request.columns)
+        copyRows()
+    }
+
+    fileprivate func begin(_ request: ExpertRequest) {
+        self.request = request
+        results.resize(rows: request.assignments.count)
+        copyRows()
+    }
+
+    private func copyRows() {
         rowBytes = request.format.rowBytes(columns: request.columns)
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(request.rows.readableBytes, 1), alignment: 64)
+        let memory = encoded.reserve(request.rows.readableBytes)
         request.rows.withUnsafeReadableBytes { bytes in
             UnsafeMutableRawBufferPointer(start: memory, count: bytes.count).copyMemory(from: bytes)
         }
-        encoded = memory
-        results = RowBuffer(rows: request.assignments.count, width: request.columns)
-    }
-
-    deinit {
-        encoded.deallocate()
+        // The read buffer that they are a part of is the connection's.
+        request.rows = ByteBuffer()
     }
 
     /// The encoded row of an assignment. `ExpertRequest` has checked that its row is there.
     func row(ofAssignment assignment: Int) -> UnsafeRawPointer {
-        UnsafeRawPointer(encoded + Int(request.assignments[assignment].row) * rowBytes)
+        UnsafeRawPointer(encoded.reserve(0) + Int(request.assignments[assignment].row) * rowBytes)
+    }
+
+    /// Nothing asks for the rows any more.
+    fileprivate func end() -> [ExpertRequest.Assignment] {
+        defer { request.assignments = [] }
+        return request.assignments
+    }
+}
+
+/// The rows of an `experts` frame, each once, however many of its experts the host has, in memory that is used again. Confined to
+/// the data loop.
+struct SentRows {
+    private(set) var rows: [Int] = []
+    private(set) var assignments: [ExpertRequest.Assignment] = []
+    /// By row of the step: its place in `rows`, -1 where it has none.
+    private var places: [Int] = []
+
+    /// - Parameter rows: rows of the step.
+    mutating func choose(_ send: ExpertSend, rows count: Int, expertsUsed: Int) {
+        rows.removeAll(keepingCapacity: true)
+        assignments.removeAll(keepingCapacity: true)
+        places.removeAll(keepingCapacity: true)
+        for _ in 0..<count { places.append(-1) }
+        for (output, expert) in zip(send.outputs, send.experts) {
+            let row = output / expertsUsed
+            if places[row] < 0 {
+                places[row] = rows.count
+                rows.append(row)
+            }
+            assignments.append(
+                ExpertRequest.Assignment(
+                    expert: UInt16(truncatingIfNeeded: expert), row: UInt16(truncatingIfNeeded: places[row])))
+        }
     }
 }
 
@@ -174,33 +228,52 @@ struct WantedLogits {
     }
 }
 
-/// Buffers of steps that are over, for the next ones. Confined to the data loop.
-struct SpareRows {
+/// Buffers of steps and requests that are over, for the next ones. Confined to the data loop.
+struct SpareMemory {
     /// A decode step's; larger ones are given back.
     private static let mostRows = 128
     /// As many as a few waves need.
-    private static let mostBuffers = 8
+    private static let mostSpares = 8
 
-    private var buffers: [RowBuffer] = []
-    private var routes: [RoutedRows] = []
+    private var steps: [StepBuffers] = []
+    private var batches: [StepBatch] = []
+    private var requests: [RequestBuffers] = []
+    private var assignmentLists: [[ExpertRequest.Assignment]] = []
 
-    mutating func buffer(rows: Int, width: Int) -> RowBuffer {
-        guard rows <= Self.mostRows, let buffer = buffers.popLast() else { return RowBuffer(rows: rows, width: width) }
-        buffer.resize(rows: rows)
-        return buffer
+    /// A batch to read a step into.
+    mutating func batch() -> StepBatch { batches.popLast() ?? StepBatch() }
+
+    /// An array to read a request's assignments into.
+    mutating func assignments() -> [ExpertRequest.Assignment] { assignmentLists.popLast() ?? [] }
+
+    /// - Parameter rows: the frame's rows of hidden state; nil where the stage begins with the embedding.
+    /// - Throws: `EngineError` where the engine refuses a row.
+    mutating func step(
+        _ batch: StepBatch, entries: StepEntries, chunkRows: Int, rows: ByteBuffer?, engine: Engine
+    ) throws -> StepBuffers {
+        let step = steps.popLast() ?? StepBuffers(width: engine.shape.hidden)
+        try step.begin(batch, entries: entries, chunkRows: chunkRows, rows: rows, engine: engine)
+        return step
     }
-
-    mutating func routedRows() -> RoutedRows { routes.popLast() ?? RoutedRows() }
 
     mutating func take(_ step: StepBuffers) {
-        take(step.outputs)
-        for chunk in step.chunks {
-            take(chunk.hidden)
-            if chunk.rows.count <= Self.mostRows, routes.count < Self.mostBuffers { routes.append(chunk.routed) }
-        }
+        let batch = step.batch
+        step.end()
+        guard step.rowCount <= Self.mostRows else { return }
+        if batches.count < Self.mostSpares { batches.append(batch) }
+        if steps.count < Self.mostSpares { steps.append(step) }
     }
 
-    private mutating func take(_ buffer: RowBuffer) {
-        if buffer.rows <= Self.mostRows, buffers.count < Self.mostBuffers { buffers.append(buffer) }
+    mutating func request(_ request: ExpertRequest) -> RequestBuffers {
+        guard let buffers = requests.popLast() else { return RequestBuffers(request) }
+        buffers.begin(request)
+        return buffers
+    }
+
+    mutating func take(_ request: RequestBuffers) {
+        let assignments = request.end()
+        guard assignments.count <= Self.mostRows else { return }
+        if assignmentLists.count < Self.mostSpares { assignmentLists.append(assignments) }
+        if requests.count < Self.mostSpares { requests.append(request) }
     }
 }

@@ -8,43 +8,46 @@ import Wire
 // Items and actions: where the machine's words meet the engine's rows and the connections.
 extension DataPlane {
     /// Computes an item.
-    func run(_ item: WorkItem, _ epoch: Epoch) -> [WorkerAction] {
+    func run(_ item: WorkItem, _ epoch: Epoch) {
         let start = NIODeadline.now()
         switch item {
         case .layer(let work):
             do {
-                guard let step = epoch.steps[work.step] else { return [] }
+                guard let step = epoch.steps[work.step] else { return }
                 let routes = try layer(work, step, epoch)
                 epoch.pace.layerTook(nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: work.rows.count)
                 epoch.machine.layerRows = epoch.pace.layerRows
-                return epoch.machine.layerFinished(work, routes: routes)
+                tell(epoch) { $0.layerFinished(work, routes: routes, into: &$1) }
             } catch {
-                return epoch.machine.stepBroke(work.step, Self.failure(error))
+                tell(epoch) { $0.stepBroke(work.step, Self.failure(error), into: &$1) }
             }
         case .expert(let work):
             epoch.works.append(work)
             epoch.machine.addCompanions(of: work, to: &epoch.works)
             // Nothing else holds what the works name, so that its memory can be used again.
             defer { epoch.works.removeAll(keepingCapacity: true) }
-            var actions: [WorkerAction] = []
             do {
                 let notFinite = try experts(epoch)
                 let rows = epoch.works.reduce(0) { $0 + $1.rowCount }
                 epoch.pace.expertTook(nanoseconds: (NIODeadline.now() - start).nanoseconds, rows: rows)
                 epoch.machine.expertRows = epoch.pace.expertRows
-                for (index, work) in epoch.works.enumerated() {
-                    actions += epoch.machine.expertFinished(work, notFinite: notFinite[index] ?? [:])
+                tell(epoch) { machine, actions in
+                    for (index, work) in epoch.works.enumerated() {
+                        machine.expertFinished(work, notFinite: notFinite[index] ?? [:], into: &actions)
+                    }
                 }
             } catch {
-                for work in epoch.works { actions += epoch.machine.expertBroke(work, Self.failure(error)) }
+                tell(epoch) { machine, actions in
+                    for work in epoch.works { machine.expertBroke(work, Self.failure(error), into: &actions) }
+                }
             }
-            return actions
         case .output(let work):
             do {
-                guard let step = epoch.steps[work.step] else { return [] }
-                return epoch.machine.outputFinished(work, result: try output(work, step, epoch))
+                guard let step = epoch.steps[work.step] else { return }
+                try output(work, step, epoch)
+                tell(epoch) { $0.outputFinished(work, result: epoch.output, into: &$1) }
             } catch {
-                return epoch.machine.stepBroke(work.step, Self.failure(error))
+                tell(epoch) { $0.stepBroke(work.step, Self.failure(error), into: &$1) }
             }
         }
     }
@@ -149,26 +152,27 @@ extension DataPlane {
             }
             accounting.productComputed(
                 layer: layer, expert: work.expert, rows: row - first, remoteRows: remoteRows,
-                homes: work.pieces.count == 1 ? 1 : epoch.machine.peers(in: work).count)
+                homes: epoch.machine.workers(in: work))
         }
         return notFinite
     }
 
-    /// The end of a stage for some rows, and at the end of the lane their logits and what is read from them.
-    private func output(_ work: OutputWork, _ step: StepBuffers, _ epoch: Epoch) throws -> OutputResult {
+    /// The end of a stage for some rows, and at the end of the lane their logits and what is read from them, which goes to the
+    /// epoch's `output`.
+    private func output(_ work: OutputWork, _ step: StepBuffers, _ epoch: Epoch) throws {
         let engine = epoch.engine
         let chunk = step.place(ofRow: work.rows.lowerBound).chunk
         try combine(chunk, step, engine)
-        var result = OutputResult()
-        guard engine.shard.head else { return result }
+        epoch.output.removeAll()
+        guard engine.shard.head else { return }
         epoch.wanted.removeAll()
         var first = 0
         for (index, entry) in step.entries.enumerated() {
             let own = first..<(first + entry.count)
             first = own.upperBound
-            let message = step.message.rows[entry.index]
+            let rows = step.batch.rows[entry.index]
             for row in own.clamped(to: work.rows)
-            where message.hasScore || (message.sample && row == own.upperBound - 1) {
+            where rows.score != nil || (rows.sample && row == own.upperBound - 1) {
                 epoch.wanted.add(
                     entry: index, offset: row - own.lowerBound, place: row - chunk.rows.lowerBound)
             }
@@ -179,31 +183,29 @@ extension DataPlane {
             try engine.logits(hidden: chunk.hidden, rows: epoch.wanted.places[part], into: epoch.logits)
             for index in part {
                 let row = epoch.wanted.rows[index]
-                let entry = step.entries[row.entry]
                 read(
-                    epoch.logits.row(index - first), of: entry, step.message.rows[entry.index], at: row.offset,
-                    into: &result)
+                    epoch.logits.row(index - first), of: step.entries[row.entry], step.batch, at: row.offset,
+                    epoch)
             }
         }
-        return result
     }
 
     /// Scores and samples one row.
     ///
     /// - Parameter offset: the row among the sequence's rows of this step.
     private func read(
-        _ logits: UnsafeMutableBufferPointer<Float>, of entry: LaneTables.Entry, _ message: ProtoSequenceRows,
-        at offset: Int, into result: inout OutputResult
+        _ logits: UnsafeMutableBufferPointer<Float>, of entry: StepEntries.Entry, _ batch: StepBatch, at offset: Int,
+        _ epoch: Epoch
     ) {
         func fail() {
-            result.failures.append(.init(sequence: entry.sequence, failure: .notFinite("a row of logits")))
+            epoch.output.failures.append(.init(sequence: entry.sequence, failure: .notFinite("a row of logits")))
         }
         let isLast = offset == entry.count - 1
-        if message.hasScore {
-            let targets = message.score.targets
-            let target = offset < targets.count ? targets[offset] : nil
+        let rows = batch.rows[entry.index]
+        if let score = batch.score(of: rows) {
+            let target = offset < score.targets.count ? score.targets[offset] : nil
             guard
-                let scored = scoreRow(logits: UnsafeBufferPointer(logits), top: Int(message.score.top), target: target)
+                let scored = scoreRow(logits: UnsafeBufferPointer(logits), top: Int(score.top), target: target)
             else { return fail() }
             var part = ProtoScoredRows()
             part.sequence = entry.sequence
@@ -217,106 +219,116 @@ extension DataPlane {
             }
             part.top = [top]
             part.nll = scored.nll.map { [$0] } ?? []
-            if isLast, message.score.last { part.lastLogits = Array(logits) }
-            result.add(part)
+            if isLast, score.last { part.lastLogits = Array(logits) }
+            epoch.output.add(part)
         }
-        if isLast, message.sample, let sampling = entry.sampling {
-            let parameters = SamplingParameters(sampling)
+        if isLast, rows.sample, let sampling = entry.sampling {
+            for bias in sampling.parameters.logitBias { Sampler.add(bias.bias, to: bias.token, in: logits) }
             guard
-                let token = Sampler.sample(
-                    logits: logits, parameters: parameters, position: entry.position + entry.count)
+                let token = epoch.sampler.sample(
+                    logits: logits, parameters: SamplingParameters(sampling.parameters),
+                    position: entry.position + entry.count)
             else { return fail() }
             var sampled = ProtoSampledToken()
             sampled.sequence = entry.sequence
             sampled.token = token
-            result.tokens.append(sampled)
+            epoch.output.tokens.append(sampled)
         }
     }
 
     // MARK: Actions
 
+    /// Tells the machine what has happened and does what it says.
+    ///
     /// - Parameters:
-    ///   - rows: rows of the frame that led to the actions.
-    ///   - request: the request that led to them.
-    func perform(_ actions: [WorkerAction], rows: ByteBuffer? = nil, request: ExpertRequest? = nil) {
-        guard let epoch else { return }
-        let number = epoch.machine.view.epoch
-        let width = epoch.engine.shape.hidden
-        for action in actions {
-            switch action {
-            case .beginStep(let key, let entries, let message, let chunk):
-                begin(key, entries: entries, message: message, chunk: chunk, rows: rows, epoch)
-            case .setTokens(let key, let tokens):
-                for (row, token) in tokens.map({ ($0.row, $0.token) }) {
-                    guard let place = epoch.steps[key]?.place(ofRow: row) else { continue }
-                    place.chunk.tokens[place.row] = token
-                }
-            case .sendExperts(let send):
-                sendExperts(send, epoch)
-            case .storeResults(let key, let outputs):
-                guard let step = epoch.steps[key], let rows else { continue }
-                rows.withUnsafeReadableBytes { bytes in
-                    for (index, output) in outputs.enumerated() {
-                        UnsafeMutableRawBufferPointer(step.outputs.row(output)).copyMemory(
-                            from: UnsafeRawBufferPointer(rebasing: bytes[(index * width * 4)...].prefix(width * 4)))
-                    }
-                }
-            case .sendHidden(let key, let peer, let message, let rows):
-                guard let step = epoch.steps[key], let connection = links[peer]?.connection else { continue }
-                connection.send(.hidden, epoch: number) { payload in
-                    HiddenState.write(step: message, columns: width, into: &payload) { space in
-                        for (index, row) in rows.enumerated() {
-                            let place = step.place(ofRow: row)
-                            UnsafeMutableRawBufferPointer(rebasing: space[(index * width * 4)...].prefix(width * 4))
-                                .copyMemory(from: UnsafeRawBufferPointer(place.chunk.hidden.row(place.row)))
-                        }
-                    }
-                }
-            case .sendStepResult(let result):
-                coordinator?.send(Frame(.stepResult, result, epoch: number))
-            case .sendStepFailed(let failed):
-                logger.warning(
-                    "a step failed",
-                    metadata: ["step": "\(failed.stepID)", "lane": "\(failed.lane)", "code": "\(failed.failure.code)"])
-                accounting.stepFailed(code: failed.failure.code)
-                coordinator?.send(Frame(.stepFailed, failed, epoch: number))
-            case .endStep(let key):
-                if let step = epoch.steps.removeValue(forKey: key) {
-                    accounting.stepEnded(step.message.class, after: .now() - step.began)
-                    epoch.spare.take(step)
-                }
-            case .beginRequest(let key):
-                if let request { epoch.requests[key] = RequestBuffers(request) }
-            case .sendResults(let key):
-                sendResults(key, epoch)
-            case .refuseRequest(let key, let status):
-                guard let head = request ?? epoch.requests[key]?.request else { continue }
-                let reply = ExpertReply(
-                    step: head.step, lane: head.lane, layer: head.layer, status: status, rowCount: 0, columns: width)
-                homes[key.home]?.send(
-                    Frame(.expertResults, correlation: key.correlation, epoch: number, payload: reply.payload()))
-            case .endRequest(let key):
-                epoch.requests[key] = nil
-            case .closeHome(let home, let failure):
-                homes[home]?.close(failure)
-            case .closeLink(let peer, let failure):
-                links[peer]?.connection?.close(failure)
-            }
-        }
+    ///   - rows: rows of the frame that happened.
+    ///   - request: the request that happened.
+    func tell(
+        _ epoch: Epoch, rows: ByteBuffer? = nil, request: ExpertRequest? = nil,
+        _ event: (inout WorkerMachine, inout [WorkerAction]) -> Void
+    ) {
+        // Taken out, since what is done may be an event itself.
+        var actions = epoch.actions
+        epoch.actions = []
+        event(&epoch.machine, &actions)
+        for action in actions { perform(action, rows: rows, request: request, epoch) }
+        actions.removeAll(keepingCapacity: true)
+        epoch.actions = actions
         scheduleItem()
     }
 
+    private func perform(_ action: WorkerAction, rows: ByteBuffer?, request: ExpertRequest?, _ epoch: Epoch) {
+        let number = epoch.machine.view.epoch
+        let width = epoch.engine.shape.hidden
+        switch action {
+        case .beginStep(let key, let batch, let entries, let chunk):
+            begin(key, batch: batch, entries: entries, chunk: chunk, rows: rows, epoch)
+        case .setToken(let key, let row, let token):
+            guard let place = epoch.steps[key]?.place(ofRow: row) else { return }
+            place.chunk.tokens[place.row] = token
+        case .sendExperts(let send):
+            sendExperts(send, epoch)
+        case .storeResults(let key, let outputs):
+            guard let step = epoch.steps[key], let rows else { return }
+            rows.withUnsafeReadableBytes { bytes in
+                for (index, output) in outputs.enumerated() {
+                    UnsafeMutableRawBufferPointer(step.outputs.row(output)).copyMemory(
+                        from: UnsafeRawBufferPointer(rebasing: bytes[(index * width * 4)...].prefix(width * 4)))
+                }
+            }
+        case .sendHidden(let key, let peer, let batch, let rows):
+            guard let step = epoch.steps[key], let connection = links[peer]?.connection else { return }
+            connection.send(.hidden, epoch: number) { payload in
+                HiddenState.write(step: batch, columns: width, into: &payload) { space in
+                    for (index, row) in rows.enumerated() {
+                        let place = step.place(ofRow: row)
+                        UnsafeMutableRawBufferPointer(rebasing: space[(index * width * 4)...].prefix(width * 4))
+                            .copyMemory(from: UnsafeRawBufferPointer(place.chunk.hidden.row(place.row)))
+                    }
+                }
+            }
+        case .sendStepResult(let result):
+            coordinator?.send(.stepResult, epoch: number) { result.write(into: &$0) }
+        case .sendStepFailed(let failed):
+            logger.warning(
+                "a step failed",
+                metadata: ["step": "\(failed.stepID)", "lane": "\(failed.lane)", "code": "\(failed.failure.code)"])
+            accounting.stepFailed(code: failed.failure.code)
+            coordinator?.send(Frame(.stepFailed, failed, epoch: number))
+        case .endStep(let key):
+            if let step = epoch.steps.removeValue(forKey: key) {
+                accounting.stepEnded(step.batch.workClass, after: .now() - step.began)
+                epoch.spare.take(step)
+            }
+        case .beginRequest(let key):
+            if let request { epoch.requests[key] = epoch.spare.request(request) }
+        case .sendResults(let key):
+            sendResults(key, epoch)
+        case .refuseRequest(let key, let status):
+            guard let head = request ?? epoch.requests[key]?.request else { return }
+            let reply = ExpertReply(
+                step: head.step, lane: head.lane, layer: head.layer, status: status, rowCount: 0, columns: width)
+            homes[key.home]?.send(
+                Frame(.expertResults, correlation: key.correlation, epoch: number, payload: reply.payload()))
+        case .endRequest(let key):
+            if let request = epoch.requests.removeValue(forKey: key) { epoch.spare.take(request) }
+        case .closeHome(let home, let failure):
+            homes[home]?.close(failure)
+        case .closeLink(let peer, let failure):
+            links[peer]?.connection?.close(failure)
+        }
+    }
+
     private func begin(
-        _ key: StepKey, entries: [LaneTables.Entry], message: ProtoStep, chunk: Int, rows: ByteBuffer?, _ epoch: Epoch
+        _ key: StepKey, batch: StepBatch, entries: StepEntries, chunk: Int, rows: ByteBuffer?, _ epoch: Epoch
     ) {
         do {
-            epoch.steps[key] = try StepBuffers(
-                message: message, entries: entries, chunkRows: chunk, rows: rows, engine: epoch.engine,
-                spare: &epoch.spare)
+            epoch.steps[key] = try epoch.spare.step(
+                batch, entries: entries, chunkRows: chunk, rows: rows, engine: epoch.engine)
             accounting.stepBegan(
-                message.class, rows: entries.reduce(0) { $0 + $1.count }, requests: entries.count { $0.count > 0 })
+                batch.workClass, rows: entries.rowCount, requests: entries.count { $0.count > 0 })
         } catch {
-            perform(epoch.machine.stepBroke(key, Self.failure(error)))
+            tell(epoch) { $0.stepBroke(key, Self.failure(error), into: &$1) }
         }
     }
 
@@ -324,29 +336,17 @@ extension DataPlane {
         guard let step = epoch.steps[send.step], let connection = links[send.peer]?.connection,
             let format = RowFormat(rawValue: epoch.engine.expertInput[send.layer].rawValue)
         else { return }
-        let used = epoch.engine.shape.expertsUsed
-        // Each row goes once, however many of its experts the host has.
-        var places: [Int: Int] = [:]
-        var rows: [Int] = []
-        let assignments = zip(send.outputs, send.experts).map { output, expert in
-            let row = output / used
-            let place = places[row] ?? rows.count
-            if place == rows.count {
-                places[row] = place
-                rows.append(row)
-            }
-            return ExpertRequest.Assignment(
-                expert: UInt16(truncatingIfNeeded: expert), row: UInt16(truncatingIfNeeded: place))
-        }
+        epoch.sending.choose(send, rows: step.entries.rowCount, expertsUsed: epoch.engine.shape.expertsUsed)
+        let sending = epoch.sending
         let columns = epoch.engine.shape.hidden
         let rowBytes = format.rowBytes(columns: columns)
         connection.send(.experts, correlation: send.correlation, epoch: epoch.machine.view.epoch) { payload in
             ExpertRequest.write(
                 step: send.step.step, lane: UInt32(clamping: send.step.lane), layer: UInt32(clamping: send.layer),
-                isPrefill: send.workClass == .prefill, format: format, rowCount: rows.count, columns: columns,
-                assignments: assignments, into: &payload
+                isPrefill: send.workClass == .prefill, format: format, rowCount: sending.rows.count, columns: columns,
+                assignments: sending.assignments, into: &payload
             ) { space in
-                for (index, row) in rows.enumerated() {
+                for (index, row) in sending.rows.enumerated() {
                     let place = step.place(ofRow: row)
                     let encoded = UnsafeRawBufferPointer(
                         start: place.chunk.routed.encodedRow(place.row), count: rowBytes)
@@ -373,9 +373,10 @@ extension DataPlane {
 }
 
 extension SamplingParameters {
+    /// All but the logit bias, which is added where the message lies.
     init(_ message: ProtoSamplingParameters) {
         self.init(
             temperature: message.temperature, topK: Int(message.topK), topP: message.topP, minP: message.minP,
-            seed: message.seed, choice: message.choice, logitBias: message.logitBias.map { ($0.token, $0.bias) })
+            seed: message.seed, choice: message.choice)
     }
 }

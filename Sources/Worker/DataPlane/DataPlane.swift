@@ -49,11 +49,17 @@ final class DataPlane {
         var works: [ExpertWork] = []
         /// The routes of the layer at hand.
         var routes = RowRoutes()
-        /// The rows whose logits are wanted.
+        /// The rows whose logits are wanted, and what they gave.
         var wanted = WantedLogits()
-        var spare = SpareRows()
+        var output = OutputResult()
+        var sampler = Sampler()
+        /// Rows on their way to a host.
+        var sending = SentRows()
+        /// Empty between events.
+        var actions: [WorkerAction] = []
+        var spare = SpareMemory()
 
-        init(machine: WorkerMachine, engine: Engine) {
+        init(machine: consuming WorkerMachine, engine: Engine) {
             self.machine = machine
             if engine.hasSmallExperts { self.machine.expertsTogether = engine.shape.experts }
             self.engine = engine
@@ -277,17 +283,16 @@ final class DataPlane {
         do throws(Failure) {
             switch (frame.kind, source) {
             case (.step, .coordinator):
-                let step: ProtoStep = try frame.message()
-                perform(epoch.machine.stepReceived(step))
+                var batch = epoch.spare.batch()
+                try batch.read(frame.payload, in: frame.kind)
+                tell(epoch) { $0.stepReceived(batch, into: &$1) }
             case (.experts, .home(let home)):
                 try takeExperts(frame, from: home, epoch)
             case (.hidden, .home(let home)):
-                let state = try HiddenState(payload: frame.payload, columns: epoch.engine.shape.hidden)
-                let bad = state.rows.withUnsafeReadableBytes {
-                    rowsNotFinite($0, width: epoch.engine.shape.hidden)
-                }
-                perform(
-                    epoch.machine.hiddenReceived(state.step, notFinite: Set(bad), from: home), rows: state.rows)
+                let width = epoch.engine.shape.hidden
+                let state = try HiddenState(payload: frame.payload, columns: width, spare: epoch.spare.batch())
+                let bad = state.rows.withUnsafeReadableBytes { rowsNotFinite($0, width: width) }
+                tell(epoch, rows: state.rows) { $0.hiddenReceived(state.step, notFinite: bad, from: home, into: &$1) }
             default:
                 // The transport lets only the kinds of a connection's role through.
                 break
@@ -299,14 +304,15 @@ final class DataPlane {
 
     private func takeExperts(_ frame: Frame, from home: HomeID, _ epoch: Epoch) throws(Failure) {
         let shape = epoch.engine.shape
-        let request = try ExpertRequest(payload: frame.payload, columns: shape.hidden, experts: shape.experts)
+        let request = try ExpertRequest(
+            payload: frame.payload, columns: shape.hidden, experts: shape.experts, spare: epoch.spare.assignments())
         let layer = Int(request.layer)
         let format =
             epoch.engine.expertInput.indices.contains(layer)
             ? RowFormat(rawValue: epoch.engine.expertInput[layer].rawValue) : nil
-        perform(
-            epoch.machine.expertsReceived(request, correlation: frame.correlation, format: format, from: home),
-            request: request)
+        tell(epoch, request: request) {
+            $0.expertsReceived(request, correlation: frame.correlation, format: format, from: home, into: &$1)
+        }
     }
 
     func closed(_ source: Source, _ connection: Connection) {
@@ -320,7 +326,7 @@ final class DataPlane {
         case .home(let home):
             homes[home] = nil
             gate.drop { $0.source == source }
-            if let epoch { perform(epoch.machine.homeLost(home)) }
+            if let epoch { tell(epoch) { $0.homeLost(home, into: &$1) } }
         }
     }
 
@@ -386,9 +392,9 @@ final class DataPlane {
             let bad = reply.rows.withUnsafeReadableBytes {
                 rowsNotFinite($0, width: epoch.engine.shape.hidden)
             }
-            perform(
-                epoch.machine.resultsReceived(reply, correlation: frame.correlation, notFinite: bad, from: peer),
-                rows: reply.rows)
+            tell(epoch, rows: reply.rows) {
+                $0.resultsReceived(reply, correlation: frame.correlation, notFinite: bad, from: peer, into: &$1)
+            }
         } catch {
             connection.close(error)
         }
@@ -407,7 +413,7 @@ final class DataPlane {
             level: coordinator == nil ? .info : .warning, "lost a peer",
             metadata: ["peer": "\(peer.name)", "reason": "\(failure.message)"])
         reportLost(peer, failure)
-        perform(epoch.machine.linkLost(peer, failure))
+        tell(epoch) { $0.linkLost(peer, failure, into: &$1) }
         redial(peer)
     }
 
@@ -438,7 +444,7 @@ final class DataPlane {
     private func runItem() -> DataLoop.Work {
         guard let epoch, let item = epoch.machine.nextItem() else { return .none }
         let start = NIODeadline.now()
-        perform(run(item, epoch))
+        run(item, epoch)
         loop.flush()
         accounting.itemFinished(
             item, nanoseconds: (NIODeadline.now() - start).nanoseconds, queuedItems: epoch.machine.queuedItems)

@@ -39,41 +39,93 @@ package struct WorkerBounds: Sendable, Equatable {
     }
 }
 
-/// The page tables of one lane's sequences, as this home knows them. The coordinator owns them; they change with steps.
-package struct LaneTables {
-    package struct Table {
-        package var pages: [Int32] = []
-        package var sampling: ProtoSamplingParameters?
-        /// Where the token belongs that the last rows are sampled to, and that token as soon as it is known.
-        package var sampledPosition: Int?
-        package var sampledToken: Int32?
-        /// Set when rows of the sequence were not computed: whatever follows cannot be right, until it is released.
-        package var failure: ProtoFailure?
-    }
-
-    /// Rows of a step that can be computed.
+/// Rows of a step that can be computed, in memory that is used again for the next step.
+package struct StepEntries: Equatable, RandomAccessCollection {
     package struct Entry: Equatable {
-        /// Index in the step's `rows`.
+        /// Place in the step's `rows`.
         package let index: Int
         package let sequence: UInt64
         /// The first of the sequence's rows among all rows of the frame.
         package let frameRow: Int
         package let position: Int
         package let count: Int
-        /// One for each row. Where `isAhead`, 0 stands for the one token, to which an earlier step is yet to be sampled.
-        package let tokens: [Int32]
+        /// The one token that was planned ahead and is not known yet.
         package let isAhead: Bool
-        /// The sequence's pages at this step: a later step may release the sequence while this one is computed.
-        package let pages: [Int32]
-        package let sampling: ProtoSamplingParameters?
+        /// The one token that was planned ahead, and was known when its row came.
+        package let sampledToken: Int32?
+        /// Places in `pages`: the sequence's table at this step, since a later step may release the sequence meanwhile.
+        package let pages: Range<Int>
+        package let sampling: Sampling?
+
+        var frameRows: Range<Int> { frameRow..<(frameRow + count) }
     }
 
-    package enum Outcome {
+    var entries: [Entry] = []
+    /// The entries' page tables, one after the other.
+    package internal(set) var pages: [Int32] = []
+    /// Sequences whose rows cannot be computed.
+    package internal(set) var failures: [ProtoSequenceFailure] = []
+
+    package init() {}
+
+    package var startIndex: Int { 0 }
+    package var endIndex: Int { entries.count }
+    package subscript(index: Int) -> Entry { entries[index] }
+
+    package var rowCount: Int { entries.reduce(0) { $0 + $1.count } }
+
+    mutating func removeAll() {
+        entries.removeAll(keepingCapacity: true)
+        pages.removeAll(keepingCapacity: true)
+        failures.removeAll(keepingCapacity: true)
+    }
+
+    /// Appends the input tokens of an entry; 0 stands for one that is not known yet.
+    package func appendTokens(of entry: Entry, in step: StepBatch, to tokens: inout [Int32]) {
+        if let token = entry.sampledToken {
+            tokens.append(token)
+        } else if entry.isAhead {
+            tokens.append(0)
+        } else {
+            tokens.append(contentsOf: step.tokens[step.rows[entry.index].tokens])
+        }
+    }
+}
+
+/// How a sequence is sampled, shared by its steps.
+package final class Sampling: Sendable, Equatable {
+    package let parameters: ProtoSamplingParameters
+
+    init(_ parameters: ProtoSamplingParameters) {
+        self.parameters = parameters
+    }
+
+    package static func == (left: Sampling, right: Sampling) -> Bool {
+        left === right || left.parameters == right.parameters
+    }
+}
+
+/// The page tables of one lane's sequences, as this home knows them. The coordinator owns them; they change with steps.
+package struct LaneTables: ~Copyable {
+    /// Changed in its place, which a value in a dictionary is not.
+    package final class Table {
+        package fileprivate(set) var pages: [Int32] = []
+        fileprivate var sampling: Sampling?
+        /// Where the token belongs that the last rows are sampled to, and that token as soon as it is known.
+        fileprivate var sampledPosition: Int?
+        fileprivate var sampledToken: Int32?
+        /// Set when rows of the sequence were not computed: whatever follows cannot be right, until it is released.
+        fileprivate var failure: ProtoFailure?
+        /// The last step with rows of the sequence.
+        fileprivate var step: UInt64 = 0
+    }
+
+    package enum Outcome: Equatable {
         /// The step was here before.
         case repeated
         /// Changes are missing between what this home knows and what the step assumes.
         case gap(known: UInt64, found: UInt64)
-        case applied([Entry], failures: [ProtoSequenceFailure])
+        case applied
     }
 
     private var tableSequence: UInt64 = 0
@@ -86,8 +138,12 @@ package struct LaneTables {
 
     /// Applies the step's changes and checks its rows. What is wrong with one sequence fails that sequence alone.
     ///
-    /// - Parameter samples: the lane ends where it begins, so that rows may come before their token is known.
-    package mutating func apply(_ step: ProtoStep, bounds: WorkerBounds, samples: Bool) -> Outcome {
+    /// - Parameters:
+    ///   - samples: the lane ends where it begins, so that rows may come before their token is known.
+    ///   - result: becomes the step's rows, where the outcome is `applied`.
+    package mutating func apply(
+        _ step: borrowing StepBatch, bounds: WorkerBounds, samples: Bool, into result: inout StepEntries
+    ) -> Outcome {
         let isSecondTry = step.wholeTables && step.stepID == refusedStep
         guard step.stepID > lastStep || isSecondTry else { return .repeated }
         let isNews: Bool
@@ -110,42 +166,48 @@ package struct LaneTables {
             for sequence in step.released { tables[sequence] = nil }
         }
 
-        var entries: [Entry] = []
-        entries.reserveCapacity(step.rows.count)
-        var failures: [ProtoSequenceFailure] = []
-        var seen = Set<UInt64>(minimumCapacity: step.rows.count)
+        result.removeAll()
         var frameRow = 0
         var scored = 0
         for (index, rows) in step.rows.enumerated() {
-            let failure: ProtoFailure?
-            let isAhead =
-                samples && rows.tokens.count == 1 && rows.tokens.first == ProtoSequenceRows.sampledToken
-            let token = isAhead ? tables[rows.sequence]?.sampledToken : nil
-            if !seen.insert(rows.sequence).inserted {
-                failure = .init(Failure(code: "sequence_repeated", message: "a sequence stands twice in one step"))
-            } else {
-                failure = accept(rows, isNews: isNews, isAhead: isAhead, scored: &scored, bounds: bounds)
-            }
             defer { frameRow += rows.tokens.count }
+            guard let table = table(of: rows.sequence, bounds: bounds) else {
+                let failure = Failure(
+                    code: "too_many_sequences",
+                    message: "the lane has \(tables.count) sequences, the most are \(bounds.sequencesInLane)")
+                result.failures.append(.init(sequence: rows.sequence, failure: .init(failure)))
+                continue
+            }
+            let isRepeated = table.step == step.stepID
+            table.step = step.stepID
+            let isAhead =
+                samples && rows.tokens.count == 1
+                && step.tokens[rows.tokens.lowerBound] == ProtoSequenceRows.sampledToken
+            let token = isAhead ? table.sampledToken : nil
+            let failure =
+                isRepeated
+                ? ProtoFailure(Failure(code: "sequence_repeated", message: "a sequence stands twice in one step"))
+                : table.accept(rows, of: step, isNews: isNews, isAhead: isAhead, scored: &scored, bounds: bounds)
             if let failure {
-                tables[rows.sequence]?.failure = failure
-                failures.append(.init(sequence: rows.sequence, failure: failure))
+                table.failure = failure
+                result.failures.append(.init(sequence: rows.sequence, failure: failure))
             } else {
-                let table = tables[rows.sequence]
-                entries.append(
-                    Entry(
+                let firstPage = result.pages.count
+                result.pages.append(contentsOf: table.pages)
+                result.entries.append(
+                    StepEntries.Entry(
                         index: index, sequence: rows.sequence, frameRow: frameRow, position: Int(rows.position),
-                        count: rows.tokens.count, tokens: isAhead ? token.map { [$0] } ?? Self.unknown : rows.tokens,
-                        isAhead: isAhead && token == nil, pages: table?.pages ?? [], sampling: table?.sampling))
+                        count: rows.tokens.count, isAhead: isAhead && token == nil, sampledToken: token,
+                        pages: firstPage..<result.pages.count, sampling: table.sampling))
             }
         }
-        if failures.isEmpty { return .applied(entries, failures: []) }
-        // A sequence that stands twice has failed as a whole.
-        let failed = Set(failures.map(\.sequence))
-        return .applied(entries.filter { !failed.contains($0.sequence) }, failures: failures)
+        if !result.failures.isEmpty {
+            // A sequence that stands twice has failed as a whole.
+            let failed = Set(result.failures.map(\.sequence))
+            result.entries.removeAll { failed.contains($0.sequence) }
+        }
+        return .applied
     }
-
-    private static let unknown: [Int32] = [0]
 
     /// Marks a sequence whose rows turned out wrong, so that its later rows are not computed either.
     package mutating func fail(_ sequence: UInt64, _ failure: ProtoFailure) {
@@ -153,73 +215,82 @@ package struct LaneTables {
     }
 
     /// What a row was sampled to, and where that token belongs.
-    package mutating func sampled(_ token: Int32, of sequence: UInt64, at position: Int) {
-        guard tables[sequence]?.sampledPosition == position else { return }
-        tables[sequence]?.sampledToken = token
+    package func sampled(_ token: Int32, of sequence: UInt64, at position: Int) {
+        guard let table = tables[sequence], table.sampledPosition == position else { return }
+        table.sampledToken = token
     }
 
-    private mutating func accept(
-        _ rows: ProtoSequenceRows, isNews: Bool, isAhead: Bool, scored: inout Int, bounds: WorkerBounds
+    /// The table of a sequence, a new one where it has none; nil where there are too many.
+    private mutating func table(of sequence: UInt64, bounds: WorkerBounds) -> Table? {
+        if let table = tables[sequence] { return table }
+        guard tables.count < bounds.sequencesInLane else { return nil }
+        let table = Table()
+        // Grown seldom while the sequence does: 2,048 tokens.
+        table.pages.reserveCapacity(64)
+        tables[sequence] = table
+        return table
+    }
+}
+
+extension LaneTables.Table {
+    /// Takes the rows' pages and parameters.
+    ///
+    /// - Returns: what is wrong with the rows, nil if nothing is.
+    fileprivate func accept(
+        _ rows: StepBatch.Rows, of step: borrowing StepBatch, isNews: Bool, isAhead: Bool, scored: inout Int,
+        bounds: WorkerBounds
     ) -> ProtoFailure? {
         func failure(_ code: String, _ message: String) -> ProtoFailure { .init(Failure(code: code, message: message)) }
 
-        guard tables[rows.sequence] != nil || tables.count < bounds.sequencesInLane else {
-            return failure(
-                "too_many_sequences",
-                "the lane has \(tables.count) sequences, the most are \(bounds.sequencesInLane)")
-        }
-        var table = tables[rows.sequence] ?? Table()
-        defer { tables[rows.sequence] = table }
-        if let failure = table.failure { return failure }
+        if let failure = self.failure { return failure }
         if isNews {
             let most = (bounds.contextLength + WorkerBounds.tokensPerPage - 1) / WorkerBounds.tokensPerPage
-            guard rows.pages.count <= most - min(table.pages.count, most) else {
-                return failure("page_count", "\(table.pages.count) + \(rows.pages.count) pages, the most are \(most)")
+            guard rows.pages.count <= most - min(pages.count, most) else {
+                return failure("page_count", "\(pages.count) + \(rows.pages.count) pages, the most are \(most)")
             }
-            if let page = rows.pages.first(where: { Int($0) >= bounds.pages }) {
+            for page in step.pages[rows.pages] where Int(page) >= bounds.pages {
                 return failure("page_range", "page \(page) of \(bounds.pages)")
             }
-            // Adding nothing to a table would copy it.
-            if !rows.pages.isEmpty { table.pages += rows.pages.map { Int32(truncatingIfNeeded: $0) } }
-            if rows.hasSampling {
-                if let wrong = rows.sampling.problem(vocabulary: bounds.vocabulary) { return .init(wrong) }
-                table.sampling = rows.sampling
+            for page in step.pages[rows.pages] { pages.append(Int32(truncatingIfNeeded: page)) }
+            if let index = rows.sampling {
+                if let wrong = step.sampling[index].problem(vocabulary: bounds.vocabulary) { return .init(wrong) }
+                sampling = Sampling(step.sampling[index])
             }
         }
         let end = Int(rows.position) + rows.tokens.count
-        let room = min(bounds.contextLength, table.pages.count * WorkerBounds.tokensPerPage)
+        let room = min(bounds.contextLength, pages.count * WorkerBounds.tokensPerPage)
         guard end <= room else {
             return failure("position_range", "rows end at position \(end), pages and context end at \(room)")
         }
         if isAhead {
-            guard table.sampledPosition == Int(rows.position) else {
+            guard sampledPosition == Int(rows.position) else {
                 return failure("token_missing", "no row before position \(rows.position) is sampled")
             }
-        } else if let token = rows.tokens.first(where: { $0 < 0 || Int($0) >= bounds.vocabulary }) {
-            return failure("token_range", "token \(token) of \(bounds.vocabulary)")
+        } else {
+            for token in step.tokens[rows.tokens] where token < 0 || Int(token) >= bounds.vocabulary {
+                return failure("token_range", "token \(token) of \(bounds.vocabulary)")
+            }
         }
-        table.sampledPosition = rows.sample ? end : nil
-        table.sampledToken = nil
+        sampledPosition = rows.sample ? end : nil
+        sampledToken = nil
         if rows.sample {
             guard !rows.tokens.isEmpty else { return failure("rows_missing", "no row to sample from") }
-            guard table.sampling != nil else { return failure("sampling_missing", "no sampling parameters") }
+            guard sampling != nil else { return failure("sampling_missing", "no sampling parameters") }
         }
-        if rows.hasScore {
-            let targets = rows.score.targets
-            guard targets.count <= rows.tokens.count else {
-                return failure("target_count", "\(targets.count) targets for \(rows.tokens.count) rows")
-            }
-            if let token = targets.first(where: { $0 < 0 || Int($0) >= bounds.vocabulary }) {
-                return failure("token_range", "target \(token) of \(bounds.vocabulary)")
-            }
-            // At most 2^13 rows and 2^32 tokens each.
-            let wanted = rows.tokens.count * min(Int(rows.score.top), bounds.vocabulary)
-            guard wanted <= WorkerBounds.scoresInStep - scored else {
-                return failure(
-                    "score_too_large", "\(wanted) more top tokens, a step returns \(WorkerBounds.scoresInStep)")
-            }
-            scored += wanted
+        guard let index = rows.score else { return nil }
+        let targets = step.scores[index].targets
+        guard targets.count <= rows.tokens.count else {
+            return failure("target_count", "\(targets.count) targets for \(rows.tokens.count) rows")
         }
+        if let token = targets.first(where: { $0 < 0 || Int($0) >= bounds.vocabulary }) {
+            return failure("token_range", "target \(token) of \(bounds.vocabulary)")
+        }
+        // At most 2^13 rows and 2^32 tokens each.
+        let wanted = rows.tokens.count * min(Int(step.scores[index].top), bounds.vocabulary)
+        guard wanted <= WorkerBounds.scoresInStep - scored else {
+            return failure("score_too_large", "\(wanted) more top tokens, a step returns \(WorkerBounds.scoresInStep)")
+        }
+        scored += wanted
         return nil
     }
 }

@@ -10,15 +10,17 @@ extension WorkerMachine {
     }
 
     /// The connection to a peer is gone: steps with rows there cannot be finished.
-    package mutating func linkLost(_ peer: PeerID, _ failure: Failure) -> [WorkerAction] {
-        guard let link = links.removeValue(forKey: peer) else { return [] }
-        var broken = Set(link.waiting.values.joined().map(\.step))
+    package mutating func linkLost(_ peer: PeerID, _ failure: Failure, into actions: inout [WorkerAction]) {
+        guard let link = links.removeValue(forKey: peer) else { return }
+        var broken = Set((link.waitingDecode + link.waitingPrefill).map(\.step))
         for (correlation, request) in outstanding where request.peer == peer {
             outstanding[correlation] = nil
             broken.insert(request.step)
         }
         // In a fixed order, so that a run can be repeated.
-        return broken.sorted { ($0.lane, $0.step) < ($1.lane, $1.step) }.flatMap { failStep($0, failure) }
+        for step in broken.sorted(by: { ($0.lane, $0.step) < ($1.lane, $1.step) }) {
+            failStep(step, failure, into: &actions)
+        }
     }
 
     // MARK: Home
@@ -26,30 +28,29 @@ extension WorkerMachine {
     /// Sends every row of a layer to the hosts of its experts, or into the own queues.
     ///
     /// - Parameter experts: of all rows, `expertsUsed` for each.
-    mutating func dispatch(_ key: StepKey, experts: [Int32]) -> [WorkerAction] {
-        guard let step = steps[key] else { return [] }
+    mutating func dispatch(_ step: StepState, experts: [Int32], into actions: inout [WorkerAction]) {
         // By expert, so that a host finds the rows of one product, and later their results, side by side.
-        sorting.sort(experts.lazy.map { Int($0) })
-        for (expert, _) in sorting where host(of: expert) == nil {
-            return failStep(
-                key, Failure(code: "expert_unreachable", message: "no holder of expert \(expert) is reached"))
-        }
-        var remote: [PeerID: WaitingRows] = [:]
-        for (expert, outputs) in sorting {
-            guard let host = host(of: expert) else { continue }
-            if host == view.own {
-                enqueue(.own(key), workClass: step.workClass, layer: step.layer, expert: expert, outputs: outputs)
-            } else {
-                remote[host, default: WaitingRows(step: key, layer: step.layer, outputs: [], experts: [])]
-                    .append(outputs, of: expert)
+        step.sorting.sort(experts.lazy.map { Int($0) })
+        for (expert, outputs) in step.sorting {
+            guard let host = host(of: expert) else {
+                let failure = Failure(code: "expert_unreachable", message: "no holder of expert \(expert) is reached")
+                return failStep(step.key, failure, into: &actions)
             }
+            guard host == view.own else { continue }
+            enqueue(.own(step.key), workClass: step.workClass, layer: step.layer, expert: expert, outputs: outputs)
         }
-        var actions: [WorkerAction] = []
-        for (peer, rows) in remote.sorted(by: { $0.key < $1.key }) {
-            links[peer]?.waiting[step.workClass, default: []].append(rows)
-            actions += pump(peer)
+        guard !view.hosts.isEmpty else { return }
+        step.sortRemote(hosts: view.hosts) { host(of: $0) }
+        var first = 0
+        for (peer, end) in zip(view.hosts, step.remoteEnds) {
+            defer { first = end }
+            guard first < end else { continue }
+            links[peer]?.wait(
+                WaitingRows(
+                    step: step.key, layer: step.layer, outputs: step.remoteOutputs[first..<end],
+                    experts: step.remoteExperts[first..<end]), step.workClass)
+            pump(peer, into: &actions)
         }
-        return actions
     }
 
     private func host(of expert: Int) -> PeerID? {
@@ -57,41 +58,32 @@ extension WorkerMachine {
     }
 
     /// Sends waiting rows as far as the host's credits go: decode first, but prefill after eight decode sends.
-    mutating func pump(_ peer: PeerID) -> [WorkerAction] {
-        guard var link = links[peer] else { return [] }
-        defer { links[peer] = link }
-        var actions: [WorkerAction] = []
-        while link.inFlight < link.credits {
-            let hasDecode = !(link.waiting[.decode] ?? []).isEmpty
-            let hasPrefill = !(link.waiting[.prefill] ?? []).isEmpty
-            guard hasDecode || hasPrefill else { break }
-            let workClass: WorkClass = hasDecode && !(hasPrefill && link.decodeStreak >= 8) ? .decode : .prefill
-            link.decodeStreak = workClass == .decode && hasPrefill ? link.decodeStreak + 1 : 0
-            guard var rows = link.waiting[workClass]?.removeFirst() else { break }
-            let count = min(link.credits - link.inFlight, rows.outputs.count, bounds.assignmentsInFrame)
+    private mutating func pump(_ peer: PeerID, into actions: inout [WorkerAction]) {
+        guard let link = links[peer] else { return }
+        while link.inFlight < link.credits, let workClass = link.nextClass() {
+            let room = min(link.credits - link.inFlight, bounds.assignmentsInFrame)
+            let rows = link.take(upTo: room, workClass)
             let correlation = nextCorrelation
             nextCorrelation += 1
-            let send = ExpertSend(
-                peer: peer, correlation: correlation, step: rows.step, layer: rows.layer, workClass: workClass,
-                outputs: Array(rows.outputs.prefix(count)), experts: Array(rows.experts.prefix(count)))
-            rows.outputs = rows.outputs.dropFirst(count)
-            rows.experts = rows.experts.dropFirst(count)
-            if !rows.outputs.isEmpty { link.waiting[workClass]?.insert(rows, at: 0) }
-            link.inFlight += count
+            link.inFlight += rows.outputs.count
             outstanding[correlation] = Outstanding(
-                peer: peer, step: rows.step, layer: rows.layer, outputs: send.outputs)
-            actions.append(.sendExperts(send))
+                peer: peer, step: rows.step, layer: rows.layer, outputs: rows.outputs)
+            actions.append(
+                .sendExperts(
+                    ExpertSend(
+                        peer: peer, correlation: correlation, step: rows.step, layer: rows.layer, workClass: workClass,
+                        outputs: rows.outputs, experts: rows.experts)))
         }
-        return actions
     }
 
     /// A host answers. Answers to what nobody waits for are ignored: repeated, or of a step that has failed meanwhile.
     ///
     /// - Parameter notFinite: rows of the reply that hold a NaN or an infinity.
     package mutating func resultsReceived(
-        _ reply: ExpertReply, correlation: UInt64, notFinite: [Int], from peer: PeerID
-    ) -> [WorkerAction] {
-        guard let request = outstanding[correlation], request.peer == peer else { return [] }
+        _ reply: ExpertReply, correlation: UInt64, notFinite: [Int], from peer: PeerID,
+        into actions: inout [WorkerAction]
+    ) {
+        guard let request = outstanding[correlation], request.peer == peer else { return }
         guard reply.step == request.step.step, Int(reply.lane) == request.step.lane, Int(reply.layer) == request.layer,
             reply.status != .done || reply.rowCount == request.outputs.count
         else {
@@ -99,21 +91,24 @@ extension WorkerMachine {
                 code: "results_mismatched",
                 message: "results for step \(reply.step), layer \(reply.layer), \(reply.rowCount) rows; asked for step "
                     + "\(request.step.step), layer \(request.layer), \(request.outputs.count) rows")
-            return [.closeLink(peer, failure)] + linkLost(peer, failure)
+            actions.append(.closeLink(peer, failure))
+            return linkLost(peer, failure, into: &actions)
         }
         outstanding[correlation] = nil
         links[peer]?.inFlight -= request.outputs.count
-        var actions: [WorkerAction] = []
         if reply.status != .done {
             let failure = Failure(
                 code: "expert_refused", message: "worker '\(peer.name)' refused layer \(request.layer): \(reply.status)"
             )
-            actions = failStep(request.step, failure)
+            failStep(request.step, failure, into: &actions)
         } else if steps[request.step] != nil {
-            actions = [.storeResults(request.step, outputs: request.outputs)]
-            outputsArrived(request.step, count: request.outputs.count, notFinite: notFinite.map { request.outputs[$0] })
+            actions.append(.storeResults(request.step, outputs: request.outputs))
+            outputsArrived(request.step, count: request.outputs.count)
+            for row in notFinite {
+                outputNotFinite(request.outputs[request.outputs.startIndex + row], of: request.step)
+            }
         }
-        return actions + pump(peer)
+        pump(peer, into: &actions)
     }
 
     // MARK: Host
@@ -124,20 +119,15 @@ extension WorkerMachine {
     }
 
     /// A home is gone: what it waits for is not computed.
-    package mutating func homeLost(_ home: HomeID) -> [WorkerAction] {
-        guard homes.removeValue(forKey: home) != nil else { return [] }
+    package mutating func homeLost(_ home: HomeID, into actions: inout [WorkerAction]) {
+        guard homes.removeValue(forKey: home) != nil else { return }
         let keys = requests.keys.filter { $0.home == home }.sorted { $0.correlation < $1.correlation }
         for key in keys { requests[key] = nil }
         let gone = Set(keys)
-        for (key, queue) in queues {
-            let pieces = ExpertWork.Pieces(
-                queue.pieces.filter { piece in
-                    if case .remote(let request) = piece.source { return !gone.contains(request) }
-                    return true
-                })
-            queues[key] = pieces.isEmpty ? nil : ExpertQueue(pieces: pieces, since: queue.since, ticket: queue.ticket)
+        forgetPieces { source in
+            if case .remote(let request) = source { gone.contains(request) } else { false }
         }
-        return keys.map { .endRequest($0) }
+        for key in keys { actions.append(.endRequest(key)) }
     }
 
     /// A home asks for products. The frame fits the model (`ExpertRequest` has checked that); whether it fits this worker
@@ -145,85 +135,101 @@ extension WorkerMachine {
     ///
     /// - Parameter format: what the experts of the request's layer take; nil if this worker does not hold the layer.
     package mutating func expertsReceived(
-        _ request: ExpertRequest, correlation: UInt64, format: RowFormat?, from home: HomeID
-    ) -> [WorkerAction] {
+        _ request: ExpertRequest, correlation: UInt64, format: RowFormat?, from home: HomeID,
+        into actions: inout [WorkerAction]
+    ) {
         let key = RequestKey(home: home, correlation: correlation)
-        guard var state = homes[home], requests[key] == nil else { return [] }
+        guard let state = homes[home], requests[key] == nil else { return }
         let count = request.assignments.count
         guard count <= bounds.rowCredits - state.inFlight else {
             let failure = Failure(
                 code: "row_credits_exceeded",
                 message: "\(state.inFlight) + \(count) rows under way, the host takes \(bounds.rowCredits)")
-            return [.closeHome(home, failure)]
+            actions.append(.closeHome(home, failure))
+            return
         }
         let layer = Int(request.layer)
         let held = view.experts
         guard view.layers.contains(layer), view.members.contains(where: { $0.peer == state.peer }),
             request.assignments.allSatisfy({ held.contains(Int($0.expert)) })
-        else { return [.refuseRequest(key, .notHeld)] }
+        else {
+            actions.append(.refuseRequest(key, .notHeld))
+            return
+        }
         guard request.format == format else {
             let found = "format \(request.format), layer \(layer) takes \(format.map { "\($0)" } ?? "none")"
-            return [.closeHome(home, Failure(code: "rows_malformed", message: found))]
+            actions.append(.closeHome(home, Failure(code: "rows_malformed", message: found)))
+            return
         }
         state.inFlight += count
-        homes[home] = state
-        requests[key] = RequestState(count: count, missing: count)
-        sorting.sort(request.assignments.lazy.map { Int($0.expert) })
-        for (expert, outputs) in sorting {
+        let new = spareRequests.popLast() ?? RequestState()
+        new.count = count
+        new.missing = count
+        new.sorting.sort(request.assignments.lazy.map { Int($0.expert) })
+        requests[key] = new
+        for (expert, outputs) in new.sorting {
             enqueue(
                 .remote(key), workClass: request.isPrefill ? .prefill : .decode, layer: layer, expert: expert,
                 outputs: outputs)
         }
-        return [.beginRequest(key)]
+        actions.append(.beginRequest(key))
     }
 
     /// An `ExpertWork` has been computed.
     ///
     /// - Parameter notFinite: outputs of own steps that hold a NaN or an infinity.
-    package mutating func expertFinished(_ work: ExpertWork, notFinite: [StepKey: [Int]]) -> [WorkerAction] {
-        var actions: [WorkerAction] = []
+    package mutating func expertFinished(
+        _ work: ExpertWork, notFinite: [StepKey: [Int]], into actions: inout [WorkerAction]
+    ) {
         for piece in work.pieces {
             switch piece.source {
             case .own(let key):
-                outputsArrived(key, count: piece.outputs.count, notFinite: notFinite[key] ?? [])
+                outputsArrived(key, count: piece.outputs.count)
+                for output in notFinite[key] ?? [] { outputNotFinite(output, of: key) }
             case .remote(let key):
-                guard var request = requests[key] else { continue }
+                guard let request = requests[key] else { continue }
                 request.missing -= piece.outputs.count
-                requests[key] = request.missing == 0 ? nil : request
                 guard request.missing == 0 else { continue }
+                requests[key] = nil
                 homes[key.home]?.inFlight -= request.count
-                actions += [.sendResults(key), .endRequest(key)]
+                actions.append(.sendResults(key))
+                actions.append(.endRequest(key))
+                retire(request)
             }
         }
-        return actions
     }
 
     /// The product could not be computed: requests are refused, own steps fail.
-    package mutating func expertBroke(_ work: ExpertWork, _ failure: Failure) -> [WorkerAction] {
-        var actions: [WorkerAction] = []
+    package mutating func expertBroke(_ work: ExpertWork, _ failure: Failure, into actions: inout [WorkerAction]) {
         for piece in work.pieces {
             switch piece.source {
             case .own(let key):
-                actions += failStep(key, failure)
+                failStep(key, failure, into: &actions)
             case .remote(let key):
                 guard let request = requests.removeValue(forKey: key) else { continue }
                 homes[key.home]?.inFlight -= request.count
                 forgetPieces { $0 == .remote(key) }
-                actions += [.refuseRequest(key, .failed), .endRequest(key)]
+                actions.append(.refuseRequest(key, .failed))
+                actions.append(.endRequest(key))
             }
         }
-        return actions
     }
 
-    /// The workers whose rows a product holds.
-    package func peers(in work: ExpertWork) -> Set<PeerID> {
-        Set(
-            work.pieces.compactMap { piece in
-                switch piece.source {
-                case .own: view.own
-                case .remote(let key): homes[key.home]?.peer
-                }
-            })
+    /// Workers whose rows a product holds, this one among them.
+    package func workers(in work: ExpertWork) -> Int {
+        var count = 0
+        for (index, piece) in work.pieces.enumerated() {
+            let peer = peer(of: piece)
+            if !work.pieces.prefix(index).contains(where: { self.peer(of: $0) == peer }) { count += 1 }
+        }
+        return count
+    }
+
+    private func peer(of piece: ExpertWork.Piece) -> PeerID? {
+        switch piece.source {
+        case .own: view.own
+        case .remote(let key): homes[key.home]?.peer
+        }
     }
 
     // MARK: Queues
@@ -233,20 +239,18 @@ extension WorkerMachine {
     ) {
         let key = QueueKey(workClass: workClass, layer: layer, expert: expert)
         let piece = ExpertWork.Piece(source: source, outputs: outputs)
-        if queues[key] == nil {
-            queues[key] = ExpertQueue(pieces: .init(CollectionOfOne(piece)), since: itemsStarted, ticket: ticket())
+        // Taken out and put back: a value is changed in its place by way of memory that is allocated for that.
+        if var queue = queues.removeValue(forKey: key) {
+            queue.pieces.append(piece)
+            queues[key] = queue
         } else {
-            queues[key]?.pieces.append(piece)
+            queues[key] = ExpertQueue(pieces: .init(piece), since: itemsStarted, ticket: ticket())
         }
     }
 
     /// Takes a step's rows out of every queue. What is at a host already comes back and is ignored, with its credits.
     mutating func forgetWork(of step: StepKey) {
-        for peer in links.keys {
-            for workClass in WorkClass.allCases {
-                links[peer]?.waiting[workClass]?.removeAll { $0.step == step }
-            }
-        }
+        for link in links.values { link.forget(step) }
         forgetPieces { $0 == .own(step) }
     }
 
@@ -258,9 +262,71 @@ extension WorkerMachine {
     }
 }
 
+extension WorkerMachine.LinkState {
+    fileprivate func wait(_ rows: WorkerMachine.WaitingRows, _ workClass: WorkClass) {
+        switch workClass {
+        case .decode: waitingDecode.append(rows)
+        case .prefill: waitingPrefill.append(rows)
+        }
+    }
+
+    /// Whose turn it is, nil if nothing waits.
+    fileprivate func nextClass() -> WorkClass? {
+        guard !waitingPrefill.isEmpty else {
+            decodeStreak = 0
+            return waitingDecode.isEmpty ? nil : .decode
+        }
+        guard !waitingDecode.isEmpty, decodeStreak < 8 else {
+            decodeStreak = 0
+            return .prefill
+        }
+        decodeStreak += 1
+        return .decode
+    }
+
+    /// The first of the waiting rows, of which there are some, or as many of them as there is room for.
+    fileprivate func take(upTo room: Int, _ workClass: WorkClass) -> WorkerMachine.WaitingRows {
+        switch workClass {
+        case .decode: Self.take(upTo: room, from: &waitingDecode)
+        case .prefill: Self.take(upTo: room, from: &waitingPrefill)
+        }
+    }
+
+    private static func take(
+        upTo room: Int, from waiting: inout [WorkerMachine.WaitingRows]
+    ) -> WorkerMachine.WaitingRows {
+        let rows = waiting[0]
+        guard rows.outputs.count > room else { return waiting.removeFirst() }
+        waiting[0].outputs = rows.outputs.dropFirst(room)
+        waiting[0].experts = rows.experts.dropFirst(room)
+        return WorkerMachine.WaitingRows(
+            step: rows.step, layer: rows.layer, outputs: rows.outputs.prefix(room), experts: rows.experts.prefix(room))
+    }
+
+    fileprivate func forget(_ step: StepKey) {
+        waitingDecode.removeAll { $0.step == step }
+        waitingPrefill.removeAll { $0.step == step }
+    }
+}
+
+extension WorkerMachine.StepState {
+    /// Puts the outputs that other hosts compute side by side, host by host.
+    fileprivate func sortRemote(hosts: [PeerID], hostOf: (Int) -> PeerID?) {
+        remoteOutputs.removeAll(keepingCapacity: true)
+        remoteExperts.removeAll(keepingCapacity: true)
+        remoteEnds.removeAll(keepingCapacity: true)
+        for host in hosts {
+            for (expert, outputs) in sorting where hostOf(expert) == host {
+                remoteOutputs.append(contentsOf: outputs)
+                for _ in outputs { remoteExperts.append(expert) }
+            }
+            remoteEnds.append(remoteOutputs.count)
+        }
+    }
+}
+
 /// Places of a list of experts, by expert: the experts that occur, lowest first, each with its places in order.
 struct SortedOutputs: Sequence, IteratorProtocol {
-    /// Used again when nobody holds a part of it any more.
     private var sorted: [Int] = []
     /// By expert: where its places end in `sorted`.
     private var ends: [Int] = []

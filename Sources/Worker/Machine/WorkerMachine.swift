@@ -84,27 +84,39 @@ package struct ExpertWork: Equatable {
         var isRemote: Bool { if case .remote = source { true } else { false } }
     }
 
-    /// Pieces in order. One, which is most often all, is no array.
+    /// Pieces in order. Two, which are most often all (own rows and a neighbour's), are no array.
     package struct Pieces: Equatable, RandomAccessCollection {
         private var first: Piece?
+        private var second: Piece?
         private var others: [Piece] = []
 
         package init() {}
+
+        init(_ piece: Piece) {
+            first = piece
+        }
 
         init(_ pieces: some Sequence<Piece>) {
             for piece in pieces { append(piece) }
         }
 
         package var startIndex: Int { 0 }
-        package var endIndex: Int { first == nil ? 0 : 1 + others.count }
+        package var endIndex: Int { first == nil ? 0 : second == nil ? 1 : 2 + others.count }
 
         package subscript(_ index: Int) -> Piece {
             if index == 0, let first { return first }
-            return others[index - 1]
+            if index == 1, let second { return second }
+            return others[index - 2]
         }
 
         mutating func append(_ piece: Piece) {
-            if first == nil { first = piece } else { others.append(piece) }
+            if first == nil {
+                first = piece
+            } else if second == nil {
+                second = piece
+            } else {
+                others.append(piece)
+            }
         }
     }
 
@@ -133,6 +145,12 @@ package struct OutputResult: Equatable {
 
     package init() {}
 
+    mutating func removeAll() {
+        tokens.removeAll(keepingCapacity: true)
+        scores.removeAll(keepingCapacity: true)
+        failures.removeAll(keepingCapacity: true)
+    }
+
     /// Adds scores to those of earlier rows of the same sequence.
     package mutating func add(_ part: ProtoScoredRows) {
         guard let index = scores.firstIndex(where: { $0.sequence == part.sequence }) else {
@@ -148,13 +166,14 @@ package struct OutputResult: Equatable {
 /// What the shell has to do, in order.
 package enum WorkerAction: Equatable {
     /// Rows of a step that this worker computes: reserve what it needs. Items are `chunk` rows each, the last one fewer.
-    case beginStep(StepKey, entries: [LaneTables.Entry], message: ProtoStep, chunk: Int)
-    /// Tokens of a step that came before they were known.
-    case setTokens(StepKey, [RowToken])
+    case beginStep(StepKey, batch: StepBatch, entries: StepEntries, chunk: Int)
+    /// A token of a step that came before it was known.
+    case setToken(StepKey, row: Int, token: Int32)
     case sendExperts(ExpertSend)
     /// The reply that was just received: its rows become these outputs of the step.
-    case storeResults(StepKey, outputs: [Int])
-    case sendHidden(StepKey, to: PeerID, message: ProtoStep, rows: [Int])
+    case storeResults(StepKey, outputs: ArraySlice<Int>)
+    /// `rows` of the step, which are those of the message.
+    case sendHidden(StepKey, to: PeerID, batch: StepBatch, rows: [Int])
     case sendStepResult(ProtoStepResult)
     case sendStepFailed(ProtoStepFailed)
     /// Nothing will ask for the step's rows again.
@@ -170,12 +189,6 @@ package enum WorkerAction: Equatable {
     case closeLink(PeerID, Failure)
 }
 
-/// The input of one row of a step.
-package struct RowToken: Equatable {
-    package let row: Int
-    package let token: Int32
-}
-
 /// Rows of a step for a host.
 package struct ExpertSend: Equatable {
     package let peer: PeerID
@@ -184,19 +197,22 @@ package struct ExpertSend: Equatable {
     package let layer: Int
     package let workClass: WorkClass
     /// Outputs of the step in the order of the frame's assignments, and the expert of each.
-    package let outputs: [Int]
-    package let experts: [Int]
+    package let outputs: ArraySlice<Int>
+    package let experts: ArraySlice<Int>
 }
 
-/// The bookkeeping of a worker's data plane for one epoch: a value without tensors, sockets or clock.
+/// The bookkeeping of a worker's data plane for one epoch, without tensors, sockets or clock.
 ///
-/// Events go in, actions come out, and ``nextItem()`` says what to compute next. A step is accepted once, goes through the
-/// layers of the stage (attention for its rows; rows to expert hosts; outputs added when all are there) and ends once: with
-/// its hidden state sent on, with a result, or with a failure. Steps of one lane leave in the order in which they came,
+/// Events go in, actions are appended to an array, and ``nextItem()`` says what to compute next. A step is accepted once, goes
+/// through the layers of the stage (attention for its rows; rows to expert hosts; outputs added when all are there) and ends once:
+/// with its hidden state sent on, with a result, or with a failure. Steps of one lane leave in the order in which they came,
 /// since the page tables of the next home change in that order; which of them is computed first is free, except that
 /// rows of a sequence wait until the sequence's earlier rows have written their keys and values, and a step that was
 /// planned ahead until the tokens are sampled that it begins with.
-package struct WorkerMachine {
+///
+/// What a step or a request needs is an object that is used again for a later one, so that a step of a decode that goes on as before
+/// allocates nothing. Slices of its arrays are handed out; whoever holds one for longer than that causes a copy and no harm.
+package struct WorkerMachine: ~Copyable {
     package let view: PlacementView
     package let bounds: WorkerBounds
     /// Most rows in an item, from measured cost, so that an item lasts about 5 ms. `layerRows` holds for new steps.
@@ -212,8 +228,9 @@ package struct WorkerMachine {
     var homes: [HomeID: HomeState] = [:]
     var requests: [RequestKey: RequestState] = [:]
     var queues: [QueueKey: ExpertQueue] = [:]
-    /// The last dispatched layer's or request's outputs.
-    var sorting = SortedOutputs()
+    /// Of steps and requests that are over.
+    var spareSteps: [StepState] = []
+    var spareRequests: [RequestState] = []
     var nextCorrelation: UInt64 = 1
     /// Items handed out: the clock of ageing.
     var itemsStarted: UInt64 = 0
@@ -225,13 +242,13 @@ package struct WorkerMachine {
         self.bounds = bounds
     }
 
-    struct LaneState {
+    final class LaneState {
         var tables = LaneTables()
         /// Steps in the order in which they came, while they are here.
         var order: [StepKey] = []
     }
 
-    struct StepState {
+    final class StepState {
         enum Phase: Equatable {
             /// Rows before `nextRow` have been through the layer's attention.
             case layer(nextRow: Int)
@@ -243,25 +260,34 @@ package struct WorkerMachine {
             case done
         }
 
-        let key: StepKey
-        let workClass: WorkClass
-        let role: PlacementView.LaneRole
-        var message: ProtoStep
-        let entries: [LaneTables.Entry]
-        let rowCount: Int
+        var key = StepKey(lane: 0, step: 0)
+        var workClass = WorkClass.decode
+        var role = PlacementView.LaneRole(previous: nil, next: nil)
+        var batch = StepBatch()
+        var rows = StepEntries()
+        var rowCount = 0
         /// Rows in a layer's or output's item, the same for the step's whole life.
-        let chunk: Int
+        var chunk = 1
         /// Steps whose rows of the same sequences come before these.
-        let elders: [StepKey]
-        var layer: Int
-        var phase: Phase
+        var elders: [StepKey] = []
+        var layer = 0
+        var phase = Phase.done
         /// Rows whose token an elder is yet to be sampled to.
         var awaited: [AwaitedRow: Int] = [:]
+        /// Of the rows of the layer at hand that have been through its attention, where those are several items.
         var routes = RowRoutes()
+        /// The layer's outputs by expert, and those that other hosts compute by host, with the expert of each.
+        var sorting = SortedOutputs()
+        var remoteOutputs: [Int] = []
+        var remoteExperts: [Int] = []
+        /// By host: where its outputs end.
+        var remoteEnds: [Int] = []
         /// When the item that is next became possible.
-        var since: UInt64
-        var ticket: UInt64
+        var since: UInt64 = 0
+        var ticket: UInt64 = 0
         var result = OutputResult()
+        /// Rows that go on to the next stage.
+        var sentRows: [Int] = []
     }
 
     struct AwaitedRow: Hashable {
@@ -269,13 +295,16 @@ package struct WorkerMachine {
         let position: Int
     }
 
-    struct LinkState {
+    final class LinkState {
         /// (row, expert) pairs that the host takes at once.
         let credits: Int
         var inFlight = 0
-        var waiting: [WorkClass: [WaitingRows]] = [:]
+        var waitingDecode: [WaitingRows] = []
+        var waitingPrefill: [WaitingRows] = []
         /// Decode sends in a row while prefill rows waited.
         var decodeStreak = 0
+
+        init(credits: Int) { self.credits = credits }
     }
 
     struct WaitingRows {
@@ -283,28 +312,26 @@ package struct WorkerMachine {
         let layer: Int
         var outputs: ArraySlice<Int>
         var experts: ArraySlice<Int>
-
-        mutating func append(_ outputs: ArraySlice<Int>, of expert: Int) {
-            self.outputs += outputs
-            experts += repeatElement(expert, count: outputs.count)
-        }
     }
 
     struct Outstanding {
         let peer: PeerID
         let step: StepKey
         let layer: Int
-        let outputs: [Int]
+        let outputs: ArraySlice<Int>
     }
 
-    struct HomeState {
+    final class HomeState {
         let peer: PeerID
         var inFlight = 0
+
+        init(peer: PeerID) { self.peer = peer }
     }
 
-    struct RequestState {
-        let count: Int
-        var missing: Int
+    final class RequestState {
+        var count = 0
+        var missing = 0
+        var sorting = SortedOutputs()
     }
 
     struct QueueKey: Hashable {

@@ -88,7 +88,7 @@ let package = Package(
         .executableTarget(
             name: "tramontane",
             dependencies: [
-                "Worker", "Gateway", "TramontaneClient", "Prometheus", nioHTTP1, argumentParser, yams, coreMetrics,
+                "Worker", "Gateway", "TramontaneClient", "Prometheus", argumentParser, yams, coreMetrics,
                 logging, serviceLifecycle, unixSignals,
             ],
             swiftSettings: swiftSettings
@@ -117,7 +117,10 @@ let package = Package(
             ]),
         tests(
             "CommandTests",
-            ["tramontane", "Tokenizer", "Placement", "Wire", nioCore, nioPosix, argumentParser, protobuf]),
+            [
+                "tramontane", "Tokenizer", "Placement", "Wire", "TestSupport", nioCore, nioPosix, argumentParser,
+                protobuf,
+            ]),
         tests("ClusterTests", ["tramontane", "TramontaneClient", "ModelStore", "Tokenizer", "TestSupport"]),
     ]
 )

@@ -44,7 +44,7 @@ package final class Connection: Sendable {
         eventLoop = channel.eventLoop
         remoteAddress = channel.remoteAddress
         socketClosed = channel.closeFuture
-        descriptor = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: CInt.self) { $0 }
+        descriptor = StreamSocket(of: channel)?.descriptor
         self.handler = NIOLoopBound(handler, eventLoop: channel.eventLoop)
         self.peer = peer
         self.limits = limits

@@ -176,7 +176,7 @@ final class ConnectionHandler: ChannelInboundHandler {
             handler: self, channel: context.channel, peer: peer, limits: machine.local.limits
         )
         self.connection = connection
-        socket = connection.descriptor.map(StreamSocket.init)
+        socket = connection.descriptor.map(StreamSocket.init(descriptor:))
         channel = context.channel
         return connection
     }

@@ -1,12 +1,24 @@
 import Glibc
-import NIOCore
+package import NIOCore
 
 /// A connection's socket, without the channel around it: reading and writing take one system call each and allocate nothing.
 ///
 /// For the channel's own thread. The channel reads and writes the same stream; it must be open, and have no bytes that wait
 /// to be written when others are written here. The stream's end and its errors are left for the channel to find.
-struct StreamSocket {
+package struct StreamSocket {
     let descriptor: CInt
+
+    init(descriptor: CInt) {
+        self.descriptor = descriptor
+    }
+
+    /// A channel's socket; nil where it is none. Called on the channel's loop.
+    package init?(of channel: any Channel) {
+        guard
+            let descriptor = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: CInt.self, { $0 })
+        else { return nil }
+        self.descriptor = descriptor
+    }
 
     /// Reads what has arrived.
     ///
@@ -32,6 +44,14 @@ struct StreamSocket {
                 return max(restarting { sendmsg(descriptor, &message, CInt(MSG_DONTWAIT | MSG_NOSIGNAL)) }, 0)
             }
         }
+    }
+
+    /// Writes as many of the bytes as the socket takes now.
+    ///
+    /// - Returns: the number of bytes.
+    package func send(_ bytes: UnsafeRawBufferPointer) -> Int {
+        max(
+            restarting { Glibc.send(descriptor, bytes.baseAddress, bytes.count, CInt(MSG_DONTWAIT | MSG_NOSIGNAL)) }, 0)
     }
 
     private func restarting(_ call: () -> Int) -> Int {

@@ -17,6 +17,15 @@ package struct StepBatch: Sendable, Equatable {
         package var sampling: Int?
         /// Place in the batch's `scores`, where the rows are scored.
         package var score: Int?
+
+        package init() {}
+
+        package init(sequence: UInt64, position: UInt32, tokens: Range<Int>, sample: Bool) {
+            self.sequence = sequence
+            self.position = position
+            self.tokens = tokens
+            self.sample = sample
+        }
     }
 
     package var stepID: UInt64 = 0

@@ -126,7 +126,7 @@ final class AnswerDelivery {
         } else if answer.isFinished {
             chunk.append { $0 += "data: [DONE]\n\n".utf8 }
         }
-        if !chunk.isEmpty { connection.send(chunk: chunk.take()) }
+        if !chunk.isEmpty { chunk.take { connection.send(chunk: $0) } }
         if let failure {
             end(.failure(failure))
         } else if answer.isFinished {

@@ -1,5 +1,3 @@
-import NIOCore
-
 /// A chunk of HTTP/1.1's chunked coding (RFC 9112, section 7.1) in the making: bytes are appended where they are sent from.
 struct ChunkedBytes {
     /// For the size before the bytes: eight digits and a line break.
@@ -14,8 +12,8 @@ struct ChunkedBytes {
     /// Calls `body` with what it may append the content to.
     mutating func append(_ body: (inout [UInt8]) -> Void) { body(&bytes) }
 
-    /// The chunk. What is appended next begins another one.
-    mutating func take() -> ByteBuffer {
+    /// Calls `body` with the chunk's bytes. What is appended next begins another one.
+    mutating func take(_ body: (UnsafeRawBufferPointer) -> Void) {
         var size = bytes.count - Self.headBytes
         var start = Self.headBytes - 2
         repeat {
@@ -25,8 +23,9 @@ struct ChunkedBytes {
         } while size > 0 && start > 0
         bytes[Self.headBytes - 2] = UInt8(ascii: "\r")
         bytes[Self.headBytes - 1] = UInt8(ascii: "\n")
-        bytes += [UInt8(ascii: "\r"), UInt8(ascii: "\n")]
-        defer { bytes.removeLast(bytes.count - Self.headBytes) }
-        return ByteBuffer(bytes: bytes[start...])
+        bytes.append(UInt8(ascii: "\r"))
+        bytes.append(UInt8(ascii: "\n"))
+        bytes.withUnsafeBytes { body(UnsafeRawBufferPointer(rebasing: $0[start...])) }
+        bytes.removeLast(bytes.count - Self.headBytes)
     }
 }

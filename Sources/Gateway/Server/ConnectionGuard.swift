@@ -4,12 +4,13 @@ import JSONText
 import NIOCore
 import NIOHTTP1
 import NIOHTTPTypes
+import Transport
 
 /// Stands between the HTTP codec and Hummingbird on every connection and takes care of what a request handler does not
 /// see: a client that leaves, one that does not read, one that never stops sending or stops half-way, heads over the
 /// limits, and bytes that are not HTTP.
 ///
-/// It lives on the connection's event loop alone. It puts `ArrivingBytes` before the codec, since a half head is nothing
+/// It lives on the connection's event loop alone. It puts `SocketSide` before the codec, since a half head is nothing
 /// that comes out of it.
 final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     typealias InboundIn = HTTPRequestPart
@@ -39,7 +40,7 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     let presence = ClientPresence()
 
-    private let arrivals = ArrivingBytes()
+    private let socketSide = SocketSide()
     private let limits: Limits
     private var patience: RequestPatience
     private var context: ChannelHandlerContext?
@@ -63,8 +64,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         do {
-            arrivals.connection = self
-            try context.pipeline.syncOperations.addHandler(arrivals, position: .first)
+            socketSide.connection = self
+            try context.pipeline.syncOperations.addHandler(socketSide, position: .first)
             schedule(context)
         } catch {
             // The pipeline is gone already.
@@ -171,9 +172,9 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
 
     /// Sends a chunk of the streamed answer that is under way, past everybody who would take it apart and put it together
     /// again: for a stream of tokens this is most of what HTTP costs.
-    func send(chunk: ByteBuffer) {
+    func send(chunk: UnsafeRawBufferPointer) {
         guard responseIsOpen, !isClosing else { return }
-        arrivals.send(chunk)
+        socketSide.send(chunk)
     }
 
     /// Whether the head of an answer was sent and there is room for more.
@@ -255,26 +256,54 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
         timer?.task.cancel()
         timer = nil
         self.context = nil
-        arrivals.connection = nil
+        socketSide.connection = nil
         presence.leave()
     }
 }
 
 /// The socket's side of a connection's codec: shows bytes to the guard before they are decoded, and sends some that need no
-/// encoding.
-private final class ArrivingBytes: ChannelInboundHandler, RemovableChannelHandler {
+/// encoding. Those go to the socket itself as long as it takes them and the channel has nothing to write, and else to the channel.
+private final class SocketSide: ChannelDuplexHandler, RemovableChannelHandler {
     typealias InboundIn = ByteBuffer
     typealias InboundOut = ByteBuffer
-    typealias OutboundOut = ByteBuffer
+    typealias OutboundIn = IOData
+    typealias OutboundOut = IOData
 
     var connection: ConnectionGuard?
     private var context: ChannelHandlerContext?
+    private var socket: StreamSocket?
+    /// Writes of the channel that have not ended. Until they have, nothing may be written around it.
+    private var channelWrites = 0
 
     func handlerAdded(context: ChannelHandlerContext) { self.context = context }
-    func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
+    func handlerRemoved(context: ChannelHandlerContext) {
+        self.context = nil
+        socket = nil
+    }
 
-    func send(_ bytes: ByteBuffer) {
-        context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
+    func send(_ bytes: UnsafeRawBufferPointer) {
+        guard let context else { return }
+        var sent = 0
+        if channelWrites == 0, context.channel.isActive {
+            if socket == nil { socket = StreamSocket(of: context.channel) }
+            sent = socket?.send(bytes) ?? 0
+        }
+        guard sent < bytes.count else { return }
+        let rest = ByteBuffer(bytes: bytes[sent...])
+        context.writeAndFlush(wrapOutboundOut(.byteBuffer(rest)), promise: counted(nil, context))
+    }
+
+    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        context.write(data, promise: counted(promise, context))
+    }
+
+    /// A promise for a write of the channel.
+    private func counted(_ promise: EventLoopPromise<Void>?, _ context: ChannelHandlerContext) -> EventLoopPromise<Void>
+    {
+        let counted = promise ?? context.eventLoop.makePromise()
+        channelWrites += 1
+        counted.futureResult.assumeIsolated().whenComplete { _ in self.channelWrites -= 1 }
+        return counted
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {

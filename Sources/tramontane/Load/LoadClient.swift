@@ -1,6 +1,5 @@
 import Glibc
 import NIOCore
-import NIOHTTP1
 import NIOPosix
 
 /// A request that is ready to be sent.
@@ -60,10 +59,7 @@ final class LoadClient {
             .channelOption(.tcpOption(.tcp_nodelay), value: 1)
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    let pipeline = channel.pipeline.syncOperations
-                    try pipeline.addHandler(HTTPRequestEncoder())
-                    try pipeline.addHandler(ByteToMessageHandler(HTTPResponseDecoder()))
-                    try pipeline.addHandler(LoadConnection(client: client.value))
+                    try channel.pipeline.syncOperations.addHandler(LoadConnection(client: client.value))
                 }
             }
             .connect(to: target.address)
@@ -110,6 +106,7 @@ final class LoadClient {
             error.connectionErrors.first.map { reason($0.error) } ?? "no connection"
         case ChannelError.connectTimeout: "no connection in 30 s"
         case is ChannelError: "connection closed"
+        case ResponseParser.Fault.notHTTP: "no answer in HTTP"
         default: "\(error)"
         }
     }
@@ -117,12 +114,13 @@ final class LoadClient {
 
 /// One connection, and the exchange that it is busy with.
 private final class LoadConnection: ChannelInboundHandler {
-    typealias InboundIn = HTTPClientResponsePart
-    typealias OutboundOut = HTTPClientRequestPart
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
 
     private let client: LoadClient
     private var context: ChannelHandlerContext?
     private var exchange: Exchange?
+    private var parser = ResponseParser()
     private var keepsAlive = true
     private(set) var idleSince = NIODeadline.now()
 
@@ -136,14 +134,13 @@ private final class LoadConnection: ChannelInboundHandler {
         guard let context else { return }
         self.exchange = exchange
         keepsAlive = true
-        var headers: HTTPHeaders = [
-            "host": target.host, "content-type": "application/json", "content-length": "\(request.body.readableBytes)",
-        ]
-        if let key = request.apiKey { headers.add(name: "authorization", value: "Bearer \(key)") }
-        let head = HTTPRequestHead(version: .http1_1, method: .POST, uri: target.path, headers: headers)
-        context.write(wrapOutboundOut(.head(head)), promise: nil)
-        context.write(wrapOutboundOut(.body(.byteBuffer(request.body))), promise: nil)
-        context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
+        var bytes = ByteBuffer(
+            string: "POST \(target.path) HTTP/1.1\r\nhost: \(target.host)\r\ncontent-type: application/json\r\n"
+                + "content-length: \(request.body.readableBytes)\r\n")
+        if let key = request.apiKey { bytes.writeString("authorization: Bearer \(key)\r\n") }
+        bytes.writeString("\r\n")
+        bytes.writeImmutableBuffer(request.body)
+        context.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
     }
 
     func close() { context?.close(promise: nil) }
@@ -153,29 +150,42 @@ private final class LoadConnection: ChannelInboundHandler {
     func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        switch unwrapInboundIn(data) {
-        case .head(let head):
-            // 100 Continue and its like announce the answer; they are not it.
-            guard head.status.code >= 200 else { return }
-            keepsAlive = head.isKeepAlive
-            let type = head.headers.first(name: "content-type") ?? ""
-            exchange?.head(status: Int(head.status.code), isStream: type.hasPrefix("text/event-stream"))
-        case .body(let buffer):
-            guard let index = exchange?.index else { return }
-            let now = LoadClient.now
-            buffer.withUnsafeReadableBytes { bytes in
-                exchange?.received(bytes, at: now) { client.observer?.received($0, of: index, at: now) }
+        let now = LoadClient.now
+        // Taken out, so that what the bytes say may change the rest.
+        var parser = parser
+        self.parser = ResponseParser()
+        do {
+            try unwrapInboundIn(data).withUnsafeReadableBytes { bytes in
+                try parser.take(bytes) { take($0, at: now) }
             }
+            self.parser = parser
+        } catch {
+            errorCaught(context: context, error: error)
+        }
+    }
+
+    private func take(_ event: ResponseParser.Event, at now: UInt64) {
+        switch event {
+        case .head(let head):
+            keepsAlive = head.keepsAlive
+            exchange?.head(status: head.status, isStream: head.contentType.hasPrefix("text/event-stream"))
+        case .body(let bytes):
+            guard let index = exchange?.index else { return }
+            exchange?.received(bytes, at: now) { client.observer?.received($0, of: index, at: now) }
         case .end:
             idleSince = .now()
             guard var exchange = take() else { return }
-            exchange.end(at: idleSince.uptimeNanoseconds)
+            exchange.end(at: now)
             client.finished(self, keepsAlive: keepsAlive)
             client.observer?.ended(exchange)
         }
     }
 
     func channelInactive(context: ChannelHandlerContext) {
+        if parser.finish() {
+            keepsAlive = false
+            take(.end, at: LoadClient.now)
+        }
         cut("connection closed")
         client.closed(self)
         context.fireChannelInactive()

@@ -26,9 +26,10 @@ struct CoordinatorBench {
         }
 
         /// The stream that rows belong to: the first of a sequence, or nil.
-        func stream(of rows: ProtoSequenceRows) -> Int? {
-            guard rows.position == 0, rows.tokens.count >= 3 else { return nil }
-            let high = Int(rows.tokens[1]) - Self.firstToken, low = Int(rows.tokens[2]) - Self.firstToken
+        func stream(at position: UInt32, tokens: ArraySlice<Int32>) -> Int? {
+            guard position == 0, tokens.count >= 3 else { return nil }
+            let high = Int(tokens[tokens.startIndex + 1]) - Self.firstToken
+            let low = Int(tokens[tokens.startIndex + 2]) - Self.firstToken
             guard (0..<Self.digit).contains(high), (0..<Self.digit).contains(low) else { return nil }
             return high * Self.digit + low
         }
@@ -80,7 +81,9 @@ struct CoordinatorBench {
             (times: steps.value.sent.suffix(plan.streams), turns: steps.value.turns)
         }.get()
         let arrived = try await loop.submit { [plan] in client.value.arrived.suffix(plan.streams) }.get()
-        result.resultToClient = zip(sent.times, arrived).flatMap { zip($0, $1).map(Exchange.milliseconds) }
+        result.resultToClient = zip(sent.times, arrived).flatMap { sent, arrived in
+            zip(sent, arrived).compactMap { sent, arrived in sent.map { Exchange.milliseconds(from: $0, to: arrived) } }
+        }
         result.resultToNextStep = sent.turns
         return result
     }
@@ -90,8 +93,11 @@ struct CoordinatorBench {
 final class StepTimes: SleepingCluster.Observer {
     private let plan: CoordinatorBench.Plan
     private var streams: [UInt64: Int] = [:]
-    /// By stream: those of the warm-up, then those that are measured.
-    private(set) var sent: [[UInt64]]
+    /// By stream, those of the warm-up, then those that are measured, and by token: when its result was sent first. What is computed
+    /// again, or past an answer's end, is no news.
+    private(set) var sent: [[UInt64?]]
+    /// By step under way: the tokens that it will give.
+    private var expected: [StepKey: [(stream: Int, token: Int)]] = [:]
     private(set) var turns: [Double] = []
 
     init(plan: CoordinatorBench.Plan) {
@@ -99,23 +105,35 @@ final class StepTimes: SleepingCluster.Observer {
         sent = Array(repeating: [], count: 2 * plan.streams)
     }
 
-    func arrived(_ step: ProtoStep, at now: UInt64) {
+    private struct StepKey: Hashable {
+        let lane: UInt32
+        let step: UInt64
+    }
+
+    func arrived(_ step: StepBatch, at now: UInt64) {
+        var tokens: [(stream: Int, token: Int)] = []
         for rows in step.rows {
-            if let stream = plan.stream(of: rows), sent.indices.contains(stream) { streams[rows.sequence] = stream }
-            guard let stream = streams[rows.sequence], stream >= plan.streams else { continue }
+            let found = plan.stream(at: rows.position, tokens: step.tokens[rows.tokens])
+            if let found, sent.indices.contains(found) { streams[rows.sequence] = found }
+            guard let stream = streams[rows.sequence] else { continue }
             let token = Int(rows.position) - plan.promptTokens
-            if sent[stream].indices.contains(token) {
-                turns.append(Exchange.milliseconds(from: sent[stream][token], to: now))
-            } else if token >= 0 {
-                turns.append(0)
-            }
+            if rows.sample { tokens.append((stream, token + rows.tokens.count)) }
+            guard stream >= plan.streams, token >= 0 else { continue }
+            turns.append(time(of: token, stream).map { Exchange.milliseconds(from: $0, to: now) } ?? 0)
         }
+        expected[StepKey(lane: step.lane, step: step.stepID)] = tokens
     }
 
     func sending(_ result: ProtoStepResult, at now: UInt64) {
-        for token in result.tokens {
-            if let stream = streams[token.sequence] { sent[stream].append(now) }
+        for (stream, token) in expected.removeValue(forKey: StepKey(lane: result.lane, step: result.stepID)) ?? []
+        where token >= 0 && time(of: token, stream) == nil {
+            while sent[stream].count <= token { sent[stream].append(nil) }
+            sent[stream][token] = now
         }
+    }
+
+    private func time(of token: Int, _ stream: Int) -> UInt64? {
+        sent[stream].indices.contains(token) ? sent[stream][token] : nil
     }
 }
 

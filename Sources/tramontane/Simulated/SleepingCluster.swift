@@ -19,7 +19,7 @@ final class SleepingCluster {
     /// Hears of steps and results, on the loop.
     protocol Observer: AnyObject {
         /// A step has arrived at its lane's first home.
-        func arrived(_ step: ProtoStep, at now: UInt64)
+        func arrived(_ step: StepBatch, at now: UInt64)
         /// A result is about to be sent.
         func sending(_ result: ProtoStepResult, at now: UInt64)
     }
@@ -38,6 +38,8 @@ final class SleepingCluster {
     private var workers: [SleepingWorker] = []
     private var lanes: [[Int]] = []
     private var epoch: UInt64 = 0
+    /// The step at hand, in the memory of the last one.
+    private var step = StepBatch()
     /// The last token of each sequence, for rows that were planned ahead of it.
     private var sampled: [UInt64: Int32] = [:]
     /// Confined like this object, and alive as long as there is something to hear.
@@ -103,13 +105,13 @@ final class SleepingCluster {
 
     fileprivate func take(_ frame: Frame) throws(Failure) {
         guard frame.epoch == epoch else { return }
-        let step = try frame.message(ProtoStep.self)
+        try step.read(frame.payload, in: frame.kind)
         guard let lane = Int(exactly: step.lane), lanes.indices.contains(lane) else {
             throw Failure(code: "lane_foreign", message: "lane \(step.lane): there is none")
         }
         observer?.arrived(step, at: LoadClient.now)
         // What a worker computes is ready before its time is over, so that only the sending comes after it.
-        pass(result(of: step), rows: step.rows.reduce(0) { $0 + $1.tokens.count }, lane: lane, stage: 0)
+        pass(result(of: step), rows: step.rowCount, lane: lane, stage: 0)
     }
 
     private func pass(_ result: ProtoStepResult, rows: Int, lane: Int, stage: Int) {
@@ -127,20 +129,20 @@ final class SleepingCluster {
 
     private func send(_ result: ProtoStepResult, lane: Int) {
         guard let home = lanes[lane].last, let connection = workers[home].data else { return }
-        let frame = Frame(.stepResult, result, epoch: epoch)
         steps += 1
         observer?.sending(result, at: LoadClient.now)
-        connection.send(frame)
+        connection.send(.stepResult, epoch: epoch) { result.write(into: &$0) }
         connection.flush()
     }
 
-    private func result(of step: ProtoStep) -> ProtoStepResult {
+    private func result(of step: StepBatch) -> ProtoStepResult {
         var result = ProtoStepResult()
         result.stepID = step.stepID
         result.lane = step.lane
         for sequence in step.released { sampled[sequence] = nil }
         for rows in step.rows where rows.sample {
-            guard let last = rows.tokens.last.map({ $0 < 0 ? sampled[rows.sequence] : $0 }) ?? nil else { continue }
+            let input = step.tokens[rows.tokens].last
+            guard let last = input.map({ $0 < 0 ? sampled[rows.sequence] : $0 }) ?? nil else { continue }
             var token = ProtoSampledToken()
             token.sequence = rows.sequence
             token.token = letters.tokens[letters.index(after: last, at: Int(rows.position) + rows.tokens.count)]

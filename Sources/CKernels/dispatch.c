@@ -7,6 +7,17 @@
 #include <sys/auxv.h>
 #endif
 
+size_t tk_ahead_in_order = TK_AHEAD;
+
+#if defined(__x86_64__)
+__attribute__((constructor)) static void know_the_vendor(void) {
+    uint32_t a, b, c, d;
+    if (__get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_AMD_ebx && c == signature_AMD_ecx) {
+        tk_ahead_in_order = 1024;
+    }
+}
+#endif
+
 // Null where the build does not have the instruction set.
 static const tk_table *const tables[TK_ISA_COUNT] = {
     [TK_ISA_PORTABLE] = &tk_table_portable,

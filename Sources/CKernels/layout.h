@@ -10,6 +10,11 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
+// Bytes that memory is asked for in advance: the hardware's prefetcher stops at every page, and loses its way between panels.
+enum { TK_AHEAD = 4608 };
+// The same where one row takes a panel in order. AMD's prefetcher is faster alone than together with requests far ahead.
+extern size_t tk_ahead_in_order;
+
 #define TK_INLINE static inline __attribute__((always_inline, unused))
 
 enum {

@@ -12,12 +12,17 @@ enum {
     TK_CHUNK = 32,    // rows that share an unpacked unit at most
     TK_PANELS = 4,    // panels that a core takes at most, but 8 for floats and one row
     TK_UNIT = 256,    // values of k in a unit
-    TK_AHEAD = 4608,  // bytes that memory is asked for in advance: the hardware's prefetcher stops at every page
 };
+
+// Bytes that memory is asked for in advance where `panels` panels take `count` rows in a format whose weights are read in the
+// order in which they lie.
+TK_INLINE size_t bytes_ahead(size_t panels, size_t count) {
+    return panels == 1 && count == 1 ? tk_ahead_in_order : TK_AHEAD;
+}
 
 TK_INLINE void fetch_ahead(const uint8_t *p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(p + TK_AHEAD + i, 0, 2);
+        __builtin_prefetch(p + i, 0, 2);
     }
 }
 
@@ -113,6 +118,7 @@ typedef struct {
     const uint8_t *sums;           // the same for blocks of 32
     size_t stride;                 // bytes from row to row
     size_t blocks;                 // in the unit
+    size_t ahead;                  // bytes that memory is asked for in advance
     vf d[8][TK_H];                 // of each block
     vf minus_dmin[TK_H];           // q4_K, q5_K
     vs multipliers[16][TK_H];      // of each sub-block of a K format
@@ -239,7 +245,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
             vi isum[TK_TILE];
             if (first_row == 0 && h == 0) {
-                fetch_ahead(w, TK_Q8_0_GROUPS);
+                fetch_ahead(w + unit->ahead, TK_Q8_0_GROUPS);
             }
             TK_UNROLL
             for (int r = 0; r < R; ++r) {
@@ -274,7 +280,7 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
             va sum[TK_TILE];
             vi isum[TK_TILE];
             if (first_row == 0 && h == 0) {
-                fetch_ahead(w, TK_Q4_0_GROUPS);
+                fetch_ahead(w + unit->ahead, TK_Q4_0_GROUPS);
             }
             clear_partial(R, sum);
             TK_UNROLL
@@ -302,6 +308,7 @@ TK_TILES(tile_q4_0)
         const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);             \
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
+        unit.ahead = bytes_ahead(panels, count);                                                                       \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; b += 8) {                                                                     \
             unit.blocks = last - b < 8 ? last - b : 8;                                                                 \
@@ -392,7 +399,7 @@ TK_INLINE void add_k_block(
 // A quarter of a super-block, as one vector of rows goes over the one before: many requests at once would have to wait.
 TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, int h, int quarter) {
     if (h == 0) {
-        fetch_ahead(unit->block + quarter * (block_bytes / 4), block_bytes / 4);
+        fetch_ahead(unit->block + unit->ahead + quarter * (block_bytes / 4), block_bytes / 4);
     }
 }
 
@@ -548,13 +555,14 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
 TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(TK_UNPACK_Q5) }
 
 // Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from a panel.
-#define TK_K_CORE(name, open, format)                                                                                  \
+#define TK_K_CORE(name, open, format, in_order)                                                                        \
     TK_CORE(name) {                                                                                                    \
         const size_t scales = columns / 64 * TK_PIECE_BYTES;                                                           \
         _Alignas(64) uint8_t quants[16 * TK_UNIT];                                                                     \
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
         unit.blocks = 1;                                                                                               \
+        unit.ahead = in_order ? bytes_ahead(panels, count) : TK_AHEAD;                                                 \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; ++b) {                                                                        \
             unit.rows = rows + b * 4 * TK_PIECE_BYTES;                                                                 \
@@ -579,7 +587,7 @@ TK_INLINE void open_q4_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unpack_header(block, 4, unit);
     unit->quants = block + TK_K_HEADER;
 }
-TK_K_CORE(core_q4_K, open_q4_K, q4_K)
+TK_K_CORE(core_q4_K, open_q4_K, q4_K, true)
 
 TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + b * TK_Q5_K_BYTES;
@@ -589,7 +597,7 @@ TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unit->quants = block + TK_Q5_K_LOW;
     unit->high = block + TK_Q5_K_HIGH;
 }
-TK_K_CORE(core_q5_K, open_q5_K, q5_K)
+TK_K_CORE(core_q5_K, open_q5_K, q5_K, false)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // q6_K
@@ -723,7 +731,7 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unit->quants = block + TK_Q6_K_LOW;
     unit->high = block + TK_Q6_K_HIGH;
 }
-TK_K_CORE(core_q6_K, open_q6_K, q6_K)
+TK_K_CORE(core_q6_K, open_q6_K, q6_K, false)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -744,12 +752,13 @@ TK_INLINE tk_cut cut(tk_format format, size_t panel_bytes, size_t count) {
 }
 
 // Panels that R rows take at once: for floats to have enough chains of sums; otherwise so that rows too long for the
-// first-level cache are read less often.
+// first-level cache are read less often, but where weights come fastest in order.
 TK_INLINE size_t together(tk_format format, size_t R, size_t stride) {
     if (tk_activation_for(format) == TK_ACTIVATION_F32) {
         return float_panels(R);
     }
-    return R * stride > (16 << 10) ? TK_PANELS : 1;
+    const bool in_order = R == 1 && tk_ahead_in_order < TK_AHEAD;
+    return R * stride > (16 << 10) && !in_order ? TK_PANELS : 1;
 }
 
 enum { TK_RESULT = TK_PANELS * TK_CHUNK * 16 };  // floats that a core writes at most

@@ -94,7 +94,7 @@ final class StepBuffers {
         return (chunks[index], rest)
     }
 
-    /// Nothing asks for the step any more. What only a larger step needs is given back.
+    /// Nothing asks for the step any more.
     fileprivate func end() {
         batch = StepBatch()
         entries = StepEntries()

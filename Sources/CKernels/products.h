@@ -1,14 +1,14 @@
 // Matrix products, written once over the vector types of an instruction set.
 //
-// A tile adds the products of a unit, up to 256 values of k of one panel, with up to 8 activation rows. Its sums live in
-// registers, so the number of rows is a constant in each instance. Up to 8 rows take the weights straight from the panel
-// (`direct_...`); for more, a unit is first unpacked to bytes in a buffer that stays in the first-level cache
-// (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
+// A tile adds the products of a unit, up to 256 values of k of one panel, with up to TK_TILE activation rows. Its sums live
+// in registers, so the number of rows is a constant in each instance; TK_ABREAST vectors of weights share what it loads of a
+// row. Up to TK_DIRECT rows take the weights straight from the panel (`direct_...`); for more, a unit is first unpacked to
+// bytes in a buffer that stays in the first-level cache (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
 
 #define TK_H (16 / TK_LANES)
 
 enum {
-    TK_TILE = 8,      // rows of a tile at most
+    TK_FLOATS = 8,    // rows of a tile of floats at most
     TK_CHUNK = 32,    // rows that share an unpacked unit at most
     TK_PANELS = 4,    // panels that a core takes at most, but 8 for floats and one row
     TK_UNIT = 256,    // values of k in a unit
@@ -125,50 +125,70 @@ typedef void tk_tile(const tk_unit *unit, size_t first_row, float *acc);
 
 #define TK_TILE_INSTANCE(name, R)                                                                                      \
     static void name##_##R(const tk_unit *unit, size_t first_row, float *acc) { name(R, unit, first_row, acc); }
-#define TK_TILES(name)                                                                                                 \
+#define TK_SIX_TILES(name)                                                                                             \
     TK_TILE_INSTANCE(name, 1)                                                                                          \
     TK_TILE_INSTANCE(name, 2)                                                                                          \
     TK_TILE_INSTANCE(name, 3)                                                                                          \
     TK_TILE_INSTANCE(name, 4)                                                                                          \
     TK_TILE_INSTANCE(name, 5)                                                                                          \
-    TK_TILE_INSTANCE(name, 6)                                                                                          \
+    TK_TILE_INSTANCE(name, 6)
+#if TK_TILE == 6
+#define TK_TILES(name)                                                                                                 \
+    TK_SIX_TILES(name)                                                                                                 \
+    static tk_tile *const name##s[TK_TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
+#else
+#define TK_TILES(name)                                                                                                 \
+    TK_SIX_TILES(name)                                                                                                 \
     TK_TILE_INSTANCE(name, 7)                                                                                          \
     TK_TILE_INSTANCE(name, 8)                                                                                          \
     static tk_tile *const name##s[TK_TILE] = {                                                                         \
         name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8};
+#endif
 
+// As few tiles as there can be, of nearly as many rows each.
 TK_INLINE void each_tile(tk_tile *const *tiles, const tk_unit *unit, size_t count, float *result) {
-    for (size_t i = 0; i < count; i += TK_TILE) {
-        tiles[(count - i < TK_TILE ? count - i : TK_TILE) - 1](unit, i, result + i * 16);
+    uint32_t first = 0, rest = (uint32_t)count;
+    for (uint32_t left = (rest + TK_TILE - 1) / TK_TILE; left > 0; --left) {
+        const uint32_t R = (rest + left - 1) / left;
+        tiles[R - 1](unit, first, result + first * 16);
+        first += R;
+        rest -= R;
     }
 }
 
+// Sums of R rows are [R][TK_ABREAST] vectors.
+enum { TK_SUMS = TK_TILE * TK_ABREAST };
+
 TK_INLINE void clear(const int R, vi *sums) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = vi_set1(0);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = vi_set1(0);
     }
 }
 
 TK_INLINE void clear_partial(const int R, va *sums) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = va_zero();
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = va_zero();
     }
 }
 
 TK_INLINE void start_partial(const int R, va *sums, const int8_t *const *a, size_t offset) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = va_start(a[r] + offset);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = va_start(a[i / TK_ABREAST] + offset);
     }
 }
 
 // Adds the products of two multipliers for each lane with two sums of the activations.
-TK_INLINE void add_pairs(const int R, vi *isum, vi pairs, const int8_t *const *a, size_t offset) {
+TK_INLINE void add_pairs(const int R, vi *isum, const vi *pairs, const int8_t *const *a, size_t offset) {
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        isum[r] = vi_dot_pairs(isum[r], pairs, a[r] + offset);
+        const vr two = vr_load(a[r] + offset);
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            isum[r * TK_ABREAST + i] = vi_dot_pairs(isum[r * TK_ABREAST + i], pairs[i], two);
+        }
     }
 }
 
@@ -189,72 +209,106 @@ TK_INLINE void advance(const int R, const int8_t **a, size_t values) {
     }
 }
 
-// One vector of weights times four values of each row.
-TK_INLINE void dot(const int R, va *sums, vb weights, const int8_t *const *a, size_t k) {
+// Vectors of weights times four values of each row.
+TK_INLINE void dot(const int R, va *sums, const vb *weights, const int8_t *const *a, size_t k) {
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        sums[r] = va_dot(sums[r], weights, a[r] + k);
-        TK_IN_ORDER(sums[r]);
+        const vr four = vr_load(a[r] + k);
+        va *sum = sums + r * TK_ABREAST;
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            sum[i] = va_dot(sum[i], weights[i], four);
+            TK_IN_ORDER(sum[i]);
+        }
     }
 }
 
-TK_INLINE void scale_sums(const int R, vi *isum, const va *sums, vs multiplier) {
+// What follows computes weights from bytes of the panel: `expression` of q, the bytes at p.
+#define TK_WEIGHTS(name, p, expression)                                                                                \
+    vb name[TK_ABREAST];                                                                                               \
+    TK_UNROLL                                                                                                          \
+    for (int i = 0; i < TK_ABREAST; ++i) {                                                                             \
+        const vb q = vb_load((p) + i * 4 * TK_LANES);                                                                  \
+        name[i] = expression;                                                                                          \
+    }
+
+// The same of q and of top, the bytes at high.
+#define TK_WEIGHTS_AND_TOPS(name, p, high, expression)                                                                 \
+    vb name[TK_ABREAST];                                                                                               \
+    TK_UNROLL                                                                                                          \
+    for (int i = 0; i < TK_ABREAST; ++i) {                                                                             \
+        const vb q = vb_load((p) + i * 4 * TK_LANES), top = vb_load((high) + i * 4 * TK_LANES);                        \
+        name[i] = expression;                                                                                          \
+    }
+
+TK_INLINE void scale_sums(const int R, vi *isum, const va *sums, const vs *multipliers) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        isum[r] = va_add_scaled(isum[r], sums[r], multiplier);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        isum[i] = va_add_scaled(isum[i], sums[i], multipliers[i % TK_ABREAST]);
     }
 }
 
-// total = fma(float(isum), d * scale, total) for one vector of each row.
-TK_INLINE void add_block(const int R, const vi *isum, vf d, const uint8_t *scales, size_t stride, vf *total) {
+// total = fma(float(isum), d * scale, total)
+TK_INLINE void add_block(const int R, const vi *isum, const vf *d, const uint8_t *scales, size_t stride, vf *total) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        const vf scale = vf_mul(d, vf_set1(tk_load_f32(scales + r * stride)));
-        total[r] = vf_fma(vf_from_vi(isum[r]), scale, total[r]);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        const vf scale = vf_mul(d[i % TK_ABREAST], vf_set1(tk_load_f32(scales + i / TK_ABREAST * stride)));
+        total[i] = vf_fma(vf_from_vi(isum[i]), scale, total[i]);
     }
 }
 
-TK_INLINE void load_sums(const int R, vf *sums, const float *acc) {
+TK_INLINE float *sum_at(float *acc, int i) { return acc + i / TK_ABREAST * 16 + i % TK_ABREAST * TK_LANES; }
+
+TK_INLINE void load_sums(const int R, vf *sums, float *acc) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = vf_load(acc + r * 16);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = vf_load(sum_at(acc, i));
     }
 }
 
 TK_INLINE void store_sums(const int R, const vf *sums, float *acc) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        vf_store(acc + r * 16, sums[r]);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        vf_store(sum_at(acc, i), sums[i]);
     }
 }
 
 TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const int8_t *a[TK_TILE];
-        vf total[TK_TILE];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         load_sums(R, total, acc + h * TK_LANES);
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
-            vi isum[TK_TILE];
+            vi isum[TK_SUMS];
             if (first_row == 0 && h == 0) {
                 fetch_ahead(w, TK_Q8_0_GROUPS);
             }
             TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                isum[r] = vw_start(unit->sums + offset + r * stride + b * TK_SUMS_A8_32);
+            for (int i = 0; i < R * TK_ABREAST; ++i) {
+                isum[i] = vw_start(unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32);
             }
             TK_UNROLL
             for (int g = 0; g < 8; ++g) {
-                const vw q = vw_load(w + g * 64);
+                vw q[TK_ABREAST];
+                TK_UNROLL
+                for (int i = 0; i < TK_ABREAST; ++i) {
+                    q[i] = vw_load(w + g * 64 + i * 4 * TK_LANES);
+                }
                 TK_UNROLL
                 for (int r = 0; r < R; ++r) {
-                    isum[r] = vw_dot(isum[r], q, a[r] + g * 4);
-                    TK_IN_ORDER(isum[r]);
+                    const vr four = vr_load(a[r] + g * 4);
+                    vi *sum = isum + r * TK_ABREAST;
+                    TK_UNROLL
+                    for (int i = 0; i < TK_ABREAST; ++i) {
+                        sum[i] = vw_dot(sum[i], q[i], four);
+                        TK_IN_ORDER(sum[i]);
+                    }
                 }
             }
-            add_block(R, isum, unit->d[b][h], unit->scales + offset + b * 4, stride, total);
+            add_block(R, isum, unit->d[b] + h, unit->scales + offset + b * 4, stride, total);
         }
         store_sums(R, total, acc + h * TK_LANES);
     }
@@ -264,31 +318,32 @@ TK_TILES(tile_q8_0)
 // The weights' -8 is taken out of the sums: sum (q-8)*a = sum q*a - 8 * sum a.
 TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const int8_t *a[TK_TILE];
-        vf total[TK_TILE];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         load_sums(R, total, acc + h * TK_LANES);
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
-            va sum[TK_TILE];
-            vi isum[TK_TILE];
+            va sum[TK_SUMS];
+            vi isum[TK_SUMS];
             if (first_row == 0 && h == 0) {
                 fetch_ahead(w, TK_Q4_0_GROUPS);
             }
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
-                const vb q = vb_load(w + v * 64);
-                dot(R, sum, vb_and(q, 15), a, v * 4);
-                dot(R, sum, vb_right(q, 4, 15), a, v * 4 + 16);
+                TK_WEIGHTS(low, w + v * 64, vb_and(q, 15))
+                dot(R, sum, low, a, v * 4);
+                TK_WEIGHTS(high, w + v * 64, vb_right(q, 4, 15))
+                dot(R, sum, high, a, v * 4 + 16);
             }
             TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                const vi bias = vi_set1(tk_load_i32(unit->sums + offset + r * stride + b * TK_SUMS_A8_32));
-                isum[r] = vi_add(va_total(sum[r]), bias);
+            for (int i = 0; i < R * TK_ABREAST; ++i) {
+                const uint8_t *bias = unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32;
+                isum[i] = vi_add(va_total(sum[i]), vi_set1(tk_load_i32(bias)));
             }
-            add_block(R, isum, unit->d[b][h], unit->scales + offset + b * 4, stride, total);
+            add_block(R, isum, unit->d[b] + h, unit->scales + offset + b * 4, stride, total);
         }
         store_sums(R, total, acc + h * TK_LANES);
     }
@@ -372,20 +427,20 @@ TK_INLINE void sum_minima(const int R, const tk_unit *unit, int h, const int8_t 
     clear(R, msum);
     TK_UNROLL
     for (int i = 0; i < 4; ++i) {
-        add_pairs(R, msum, unit->pairs[i][h], a, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
+        add_pairs(R, msum, unit->pairs[i] + h, a, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
     }
 }
 
 // acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc).
 TK_INLINE void add_k_block(
     const int R, const tk_unit *unit, int h, const vi *isum, const vi *msum, const uint8_t *scales,
-    float *restrict acc) {
-    const vf d = unit->d[0][h], minus_dmin = unit->minus_dmin[h];
+    float *acc) {
+    const vf *d = unit->d[0] + h, *minus_dmin = unit->minus_dmin + h;
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
-        const vf total = vf_fma(vf_from_vi(isum[r]), vf_mul(d, scale), vf_load(acc + r * 16));
-        vf_store(acc + r * 16, vf_fma(vf_from_vi(msum[r]), vf_mul(minus_dmin, scale), total));
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        const vf scale = vf_set1(tk_load_f32(scales + i / TK_ABREAST * unit->stride));
+        const vf total = vf_fma(vf_from_vi(isum[i]), vf_mul(d[i % TK_ABREAST], scale), vf_load(sum_at(acc, i)));
+        vf_store(sum_at(acc, i), vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[i % TK_ABREAST], scale), total));
     }
 }
 
@@ -396,40 +451,42 @@ TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, int 
     }
 }
 
-// Both halves of each weight byte at once need 3 * R sums; where registers do not hold them, one half after the other.
-TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R > 3; }
+// Both halves of each weight byte at once need sums of both; where registers do not hold them, one half after the other.
+TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R * TK_ABREAST > 3; }
 
 TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE], msum[TK_TILE];
+        vi isum[TK_SUMS], msum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
             fetch_quarter(unit, TK_Q4_K_BYTES, h, c);
             if (TK_CENTRED) {
-                add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);
+                add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
-            va low[TK_TILE], high[TK_TILE];
+            va low[TK_SUMS], high[TK_SUMS];
             start_partial(R, low, a, TK_PIECE_START_4BIT);
             start_partial(R, high, a, TK_PIECE_START_4BIT + 2);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
-                const vb q = vb_load(w + v * 64);
-                dot(R, low, vb_and(q, 15), a, v * 4);
+                TK_WEIGHTS(nibbles, w + v * 64, vb_and(q, 15))
+                dot(R, low, nibbles, a, v * 4);
                 if (!halves_apart(R)) {
-                    dot(R, high, vb_right(q, 4, 15), a, v * 4 + 32);
+                    TK_WEIGHTS(others, w + v * 64, vb_right(q, 4, 15))
+                    dot(R, high, others, a, v * 4 + 32);
                 }
             }
-            scale_sums(R, isum, low, unit->multipliers[2 * c][h]);
+            scale_sums(R, isum, low, unit->multipliers[2 * c] + h);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 if (halves_apart(R)) {
-                    dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a, v * 4 + 32);
+                    TK_WEIGHTS(nibbles, w + v * 64, vb_right(q, 4, 15))
+                    dot(R, high, nibbles, a, v * 4 + 32);
                 }
             }
-            scale_sums(R, isum, high, unit->multipliers[2 * c + 1][h]);
+            scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
         sum_minima(R, unit, h, a, msum);
@@ -448,29 +505,41 @@ TK_TILES(direct_q4_K)
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
     fetch_quarter(unit, TK_Q5_K_BYTES, h, c);                                                                          \
     if (TK_CENTRED) {                                                                                                  \
-        add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);                                                     \
+        add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);                                                    \
     }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
-        va low_sums[TK_TILE], high_sums[TK_TILE];                                                                      \
+        va low_sums[TK_SUMS], high_sums[TK_SUMS];                                                                      \
         start_partial(R, low_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                               \
         start_partial(R, high_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                          \
         TK_UNROLL                                                                                                      \
         for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
-            const vb q = vb_load(w + c * 512 + v * 64), top = vb_load(qh + v * 64);                                    \
-            dot(R, low_sums, vb_or(vb_and(q, 15), fifth_low), a, v * 4);                                               \
-            dot(R, high_sums, vb_or(vb_right(q, 4, 15), fifth_high), a, v * 4 + 32);                                   \
+            TK_WEIGHTS_AND_TOPS(low, nibbles + c * 512 + v * 64, qh + v * 64, vb_or(vb_and(q, 15), fifth_low))         \
+            dot(R, low_sums, low, a, v * 4);                                                                           \
+            if (!halves_apart(R)) {                                                                                    \
+                TK_WEIGHTS_AND_TOPS(                                                                                   \
+                    high, nibbles + c * 512 + v * 64, qh + v * 64, vb_or(vb_right(q, 4, 15), fifth_high))              \
+                dot(R, high_sums, high, a, v * 4 + 32);                                                                \
+            }                                                                                                          \
         }                                                                                                              \
-        scale_sums(R, isum, low_sums, unit->multipliers[2 * c][h]);                                                    \
-        scale_sums(R, isum, high_sums, unit->multipliers[2 * c + 1][h]);                                               \
+        scale_sums(R, isum, low_sums, unit->multipliers[2 * c] + h);                                                   \
+        TK_UNROLL                                                                                                      \
+        for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
+            if (halves_apart(R)) {                                                                                     \
+                TK_WEIGHTS_AND_TOPS(                                                                                   \
+                    high, nibbles + c * 512 + v * 64, qh + v * 64, vb_or(vb_right(q, 4, 15), fifth_high))              \
+                dot(R, high_sums, high, a, v * 4 + 32);                                                                \
+            }                                                                                                          \
+        }                                                                                                              \
+        scale_sums(R, isum, high_sums, unit->multipliers[2 * c + 1] + h);                                              \
     }                                                                                                                  \
     advance(R, a, TK_PIECE_BYTES);
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
-        const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const uint8_t *nibbles = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE], msum[TK_TILE];
+        vi isum[TK_SUMS], msum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         TK_Q5_CHUNKS(TK_DIRECT_Q5)
@@ -485,10 +554,10 @@ TK_TILES(direct_q5_K)
 TK_INLINE void shared_k(
     const int R, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit, size_t first_row,
     float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE], msum[TK_TILE];
+        vi isum[TK_SUMS], msum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
@@ -496,17 +565,18 @@ TK_INLINE void shared_k(
                 fetch_quarter(unit, block_bytes, h, c);
             }
             if (TK_CENTRED) {
-                add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);
+                add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += dots) {
-                va sums[TK_TILE];
+                va sums[TK_SUMS];
                 start_partial(R, sums, a, start + g0 / dots * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + dots; ++g) {
-                    dot(R, sums, vb_load(w + g * 64), a, g * 4);
+                    TK_WEIGHTS(weights, w + g * 64, q)
+                    dot(R, sums, weights, a, g * 4);
                 }
-                scale_sums(R, isum, sums, unit->multipliers[2 * c + g0 / 8][h]);
+                scale_sums(R, isum, sums, unit->multipliers[2 * c + g0 / 8] + h);
             }
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
@@ -561,8 +631,8 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(
             unit.scales = rows + scales + b * 4;                                                                       \
             for (size_t p = 0; p < panels; ++p) {                                                                      \
                 open(panel + p * panel_bytes, columns, b, &unit);                                                      \
-                if (count <= TK_TILE) {                                                                                \
-                    direct_##format##s[count - 1](&unit, 0, result + p * count * 16);                                  \
+                if (count <= TK_DIRECT) {                                                                              \
+                    each_tile(direct_##format##s, &unit, count, result + p * count * 16);                              \
                 } else {                                                                                               \
                     unpack_##format(&unit, quants);                                                                    \
                     unit.quants = quants;                                                                              \
@@ -603,11 +673,11 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
     }
     TK_UNROLL
     for (int i = 0; i < 8; ++i) {
-        add_pairs(R, isum, unit->pairs[i][h], a, i / 2 * TK_PIECE_BYTES + TK_PIECE_START_5BIT + i % 2 * 4);
+        add_pairs(R, isum, unit->pairs[i] + h, a, i / 2 * TK_PIECE_BYTES + TK_PIECE_START_5BIT + i % 2 * 4);
     }
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        isum[r] = vi_shift_left(isum[r], 1);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        isum[i] = vi_shift_left(isum[i], 1);
     }
 }
 
@@ -621,14 +691,14 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
         const size_t piece = quarter / 2 * TK_PIECE_BYTES, group = quarter % 2 * 8 + s * 4;                            \
-        va sums[TK_TILE];                                                                                              \
+        va sums[TK_SUMS];                                                                                              \
         start_partial(R, sums, a, piece + TK_PIECE_START_6BIT + (group + u0) / 2 * 2);                                 \
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
-            const vb q = vb_load(ql + (quarter % 2 * 8 + s * 4 + u) * 64), top = vb_load(qh + (s * 4 + u) * 64);       \
-            dot(R, sums, vb_or(low_bits, high_bits), a, piece + (group + u) * 4);                                      \
+            TK_WEIGHTS_AND_TOPS(weights, ql + (group + u) * 64, qh + (s * 4 + u) * 64, vb_or(low_bits, high_bits))     \
+            dot(R, sums, weights, a, piece + (group + u) * 4);                                                         \
         }                                                                                                              \
-        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s][h]);                                      \
+        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s] + h);                                      \
     }
 
 #define TK_Q6_QUARTERS(each)                                                                                           \
@@ -638,11 +708,11 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
     each(3, vb_right(q, 4, 15), vb_right(top, 2, 0x30))
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *ql = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE];
-        vf total[TK_TILE];
+        vi isum[TK_SUMS];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
         for (int n = 0; n < 2; ++n, ql += 1024, qh += 512, advance(R, a, 2 * TK_PIECE_BYTES)) {
@@ -652,18 +722,18 @@ TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, f
             }
         }
         load_sums(R, total, acc + h * TK_LANES);
-        add_block(R, isum, unit->d[0][h], unit->scales + first_row * unit->stride, unit->stride, total);
+        add_block(R, isum, unit->d[0] + h, unit->scales + first_row * unit->stride, unit->stride, total);
         store_sums(R, total, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q6_K)
 
 TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE];
-        vf total[TK_TILE];
+        vi isum[TK_SUMS];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
@@ -672,17 +742,18 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
             }
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
-                va sums[TK_TILE];
+                va sums[TK_SUMS];
                 start_partial(R, sums, a, TK_PIECE_START_6BIT + g0 / 2 * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + TK_DOTS_6BIT; ++g) {
-                    dot(R, sums, vb_load(w + g * 64), a, g * 4);
+                    TK_WEIGHTS(weights, w + g * 64, q)
+                    dot(R, sums, weights, a, g * 4);
                 }
-                scale_sums(R, isum, sums, unit->multipliers[4 * c + g0 / 4][h]);
+                scale_sums(R, isum, sums, unit->multipliers[4 * c + g0 / 4] + h);
             }
         }
         load_sums(R, total, acc + h * TK_LANES);
-        add_block(R, isum, unit->d[0][h], unit->scales + first_row * unit->stride, unit->stride, total);
+        add_block(R, isum, unit->d[0] + h, unit->scales + first_row * unit->stride, unit->stride, total);
         store_sums(R, total, acc + h * TK_LANES);
     }
 }
@@ -738,7 +809,7 @@ static tk_core *const cores[TK_FORMAT_COUNT] = {
 typedef struct { size_t rows, group; } tk_cut;
 
 TK_INLINE tk_cut cut(tk_format format, size_t panel_bytes, size_t count) {
-    const size_t rows = tk_activation_for(format) == TK_ACTIVATION_F32 ? TK_TILE : TK_CHUNK;
+    const size_t rows = tk_activation_for(format) == TK_ACTIVATION_F32 ? TK_FLOATS : TK_CHUNK;
     const size_t fitting = (512 << 10) / (panel_bytes + 1);
     return (tk_cut){.rows = rows, .group = count <= rows ? 64 : fitting < TK_PANELS ? TK_PANELS : fitting};
 }

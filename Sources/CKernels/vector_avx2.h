@@ -6,6 +6,9 @@
 //   5 bits: 2 * 31 * 127 = 7,874, four of them 31,496;  6 bits: 2 * 63 * 127 = 16,002, two of them 32,004;
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.
 #define TK_LANES 8
+#define TK_ABREAST 2
+#define TK_TILE 6
+#define TK_DIRECT 12
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
@@ -22,6 +25,7 @@ typedef __m256i vb;
 typedef __m256i vw;
 typedef __m256i va;
 typedef __m256i vs;
+typedef __m256i vr;
 
 TK_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 TK_INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
@@ -67,9 +71,15 @@ TK_INLINE vb vb_and(vb a, uint8_t mask) { return _mm256_and_si256(a, _mm256_set1
 #define vb_left(a, n, mask) vb_and(_mm256_slli_epi16(a, n), mask)
 #define vb_right(a, n, mask) vb_and(_mm256_srli_epi16(a, n), mask)
 
+// Opaque, so that it is loaded once for all vectors abreast.
+TK_INLINE vr vr_load(const void *p) {
+    vr four = _mm256_set1_epi32(tk_load_i32(p));
+    TK_IN_ORDER(four);
+    return four;
+}
 TK_INLINE va va_zero(void) { return _mm256_setzero_si256(); }
-TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, _mm256_set1_epi32(tk_load_i32(a))));
+TK_INLINE va va_dot(va sum, vb weights, vr a) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, a));
 }
 // The scale stands twice in each lane, once for each int16 sum.
 TK_INLINE vs vs_load_u8(const uint8_t *p) {
@@ -95,8 +105,8 @@ TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) {
     const __m256i high = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)odd));
     return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
 }
-TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi32(tk_load_i32(two))));
+TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, two));
 }
 
 TK_INLINE vw vw_load(const void *p) { return _mm256_loadu_si256(p); }
@@ -104,8 +114,8 @@ TK_INLINE vi vw_start(const void *activations) {
     (void)activations;
     return _mm256_setzero_si256();
 }
-TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) {
-    const __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(tk_load_i32(a)), weights);
+TK_INLINE vi vw_dot(vi sum, vw weights, vr a) {
+    const __m256i x = _mm256_sign_epi8(a, weights);
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }

@@ -147,6 +147,10 @@ typedef void tk_tile(const tk_unit *unit, size_t first_row, float *acc);
 
 // As few tiles as there can be, of nearly as many rows each.
 TK_INLINE void each_tile(tk_tile *const *tiles, const tk_unit *unit, size_t count, float *result) {
+    if (count <= TK_TILE) {
+        tiles[count - 1](unit, 0, result);
+        return;
+    }
     uint32_t first = 0, rest = (uint32_t)count;
     for (uint32_t left = (rest + TK_TILE - 1) / TK_TILE; left > 0; --left) {
         const uint32_t R = (rest + left - 1) / left;
@@ -223,21 +227,18 @@ TK_INLINE void dot(const int R, va *sums, const vb *weights, const int8_t *const
     }
 }
 
-// What follows computes weights from bytes of the panel: `expression` of q, the bytes at p.
-#define TK_WEIGHTS(name, p, expression)                                                                                \
-    vb name[TK_ABREAST];                                                                                               \
-    TK_UNROLL                                                                                                          \
-    for (int i = 0; i < TK_ABREAST; ++i) {                                                                             \
-        const vb q = vb_load((p) + i * 4 * TK_LANES);                                                                  \
-        name[i] = expression;                                                                                          \
+TK_INLINE void load_bytes(vb *bytes, const uint8_t *p) {
+    TK_UNROLL
+    for (int i = 0; i < TK_ABREAST; ++i) {
+        bytes[i] = vb_load(p + i * 4 * TK_LANES);
     }
+}
 
-// The same of q and of top, the bytes at high.
-#define TK_WEIGHTS_AND_TOPS(name, p, high, expression)                                                                 \
+// Weights computed from bytes of the panel: `expression` of i, the vector abreast.
+#define TK_WEIGHTS(name, expression)                                                                                   \
     vb name[TK_ABREAST];                                                                                               \
     TK_UNROLL                                                                                                          \
     for (int i = 0; i < TK_ABREAST; ++i) {                                                                             \
-        const vb q = vb_load((p) + i * 4 * TK_LANES), top = vb_load((high) + i * 4 * TK_LANES);                        \
         name[i] = expression;                                                                                          \
     }
 
@@ -333,9 +334,11 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
-                TK_WEIGHTS(low, w + v * 64, vb_and(q, 15))
+                vb q[TK_ABREAST];
+                load_bytes(q, w + v * 64);
+                TK_WEIGHTS(low, vb_and(q[i], 15))
                 dot(R, sum, low, a, v * 4);
-                TK_WEIGHTS(high, w + v * 64, vb_right(q, 4, 15))
+                TK_WEIGHTS(high, vb_right(q[i], 4, 15))
                 dot(R, sum, high, a, v * 4 + 16);
             }
             TK_UNROLL
@@ -422,25 +425,28 @@ TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit
     }
 }
 
-// The sums of q4_K's and q5_K's minima. a: the rows' first pieces.
-TK_INLINE void sum_minima(const int R, const tk_unit *unit, int h, const int8_t *const *a, vi *msum) {
-    clear(R, msum);
-    TK_UNROLL
-    for (int i = 0; i < 4; ++i) {
-        add_pairs(R, msum, unit->pairs[i] + h, a, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
-    }
-}
-
-// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc).
+// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc), row after row: the sums of the minima
+// need no more registers than those of one. a: the rows' first pieces.
 TK_INLINE void add_k_block(
-    const int R, const tk_unit *unit, int h, const vi *isum, const vi *msum, const uint8_t *scales,
+    const int R, const tk_unit *unit, int h, const int8_t *const *a, const vi *isum, const uint8_t *scales,
     float *acc) {
     const vf *d = unit->d[0] + h, *minus_dmin = unit->minus_dmin + h;
     TK_UNROLL
-    for (int i = 0; i < R * TK_ABREAST; ++i) {
-        const vf scale = vf_set1(tk_load_f32(scales + i / TK_ABREAST * unit->stride));
-        const vf total = vf_fma(vf_from_vi(isum[i]), vf_mul(d[i % TK_ABREAST], scale), vf_load(sum_at(acc, i)));
-        vf_store(sum_at(acc, i), vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[i % TK_ABREAST], scale), total));
+    for (int r = 0; r < R; ++r) {
+        const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
+        vi msum[TK_ABREAST];
+        clear(1, msum);
+        TK_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            add_pairs(1, msum, unit->pairs[i] + h, a + r, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
+        }
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            float *sum = acc + r * 16 + i * TK_LANES;
+            TK_IN_ORDER(msum[i]);
+            const vf total = vf_fma(vf_from_vi(isum[r * TK_ABREAST + i]), vf_mul(d[i], scale), vf_load(sum));
+            vf_store(sum, vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[i], scale), total));
+        }
     }
 }
 
@@ -458,7 +464,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_SUMS], msum[TK_SUMS];
+        vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
@@ -471,36 +477,39 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
             start_partial(R, high, a, TK_PIECE_START_4BIT + 2);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
-                TK_WEIGHTS(nibbles, w + v * 64, vb_and(q, 15))
-                dot(R, low, nibbles, a, v * 4);
+                vb q[TK_ABREAST];
+                load_bytes(q, w + v * 64);
+                TK_WEIGHTS(low_weights, vb_and(q[i], 15))
+                dot(R, low, low_weights, a, v * 4);
                 if (!halves_apart(R)) {
-                    TK_WEIGHTS(others, w + v * 64, vb_right(q, 4, 15))
-                    dot(R, high, others, a, v * 4 + 32);
+                    TK_WEIGHTS(high_weights, vb_right(q[i], 4, 15))
+                    dot(R, high, high_weights, a, v * 4 + 32);
                 }
             }
             scale_sums(R, isum, low, unit->multipliers[2 * c] + h);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 if (halves_apart(R)) {
-                    TK_WEIGHTS(nibbles, w + v * 64, vb_right(q, 4, 15))
-                    dot(R, high, nibbles, a, v * 4 + 32);
+                    vb q[TK_ABREAST];
+                    load_bytes(q, w + v * 64);
+                    TK_WEIGHTS(high_weights, vb_right(q[i], 4, 15))
+                    dot(R, high, high_weights, a, v * 4 + 32);
                 }
             }
             scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        sum_minima(R, unit, h, a, msum);
-        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q4_K)
 
 // Bits 2c and 2c+1 of qh go on top of the nibbles of chunk c. Shifts are constants.
 #define TK_Q5_CHUNKS(each)                                                                                             \
-    each(0, vb_left(top, 4, 16), vb_left(top, 3, 16))                                                                  \
-    each(1, vb_left(top, 2, 16), vb_left(top, 1, 16))                                                                  \
-    each(2, vb_and(top, 16), vb_right(top, 1, 16))                                                                     \
-    each(3, vb_right(top, 2, 16), vb_right(top, 3, 16))
+    each(0, vb_left(top[i], 4, 16), vb_left(top[i], 3, 16))                                                            \
+    each(1, vb_left(top[i], 2, 16), vb_left(top[i], 1, 16))                                                            \
+    each(2, vb_and(top[i], 16), vb_right(top[i], 1, 16))                                                               \
+    each(3, vb_right(top[i], 2, 16), vb_right(top[i], 3, 16))
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
     fetch_quarter(unit, TK_Q5_K_BYTES, h, c);                                                                          \
@@ -509,43 +518,46 @@ TK_TILES(direct_q4_K)
     }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
-        va low_sums[TK_SUMS], high_sums[TK_SUMS];                                                                      \
-        start_partial(R, low_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                               \
-        start_partial(R, high_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                          \
+        va low[TK_SUMS], high[TK_SUMS];                                                                                \
+        start_partial(R, low, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                                    \
+        start_partial(R, high, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                               \
         TK_UNROLL                                                                                                      \
         for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
-            TK_WEIGHTS_AND_TOPS(low, nibbles + c * 512 + v * 64, qh + v * 64, vb_or(vb_and(q, 15), fifth_low))         \
-            dot(R, low_sums, low, a, v * 4);                                                                           \
+            vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
+            load_bytes(q, w + c * 512 + v * 64);                                                                       \
+            load_bytes(top, qh + v * 64);                                                                              \
+            TK_WEIGHTS(low_weights, vb_or(vb_and(q[i], 15), fifth_low))                                                \
+            dot(R, low, low_weights, a, v * 4);                                                                        \
             if (!halves_apart(R)) {                                                                                    \
-                TK_WEIGHTS_AND_TOPS(                                                                                   \
-                    high, nibbles + c * 512 + v * 64, qh + v * 64, vb_or(vb_right(q, 4, 15), fifth_high))              \
-                dot(R, high_sums, high, a, v * 4 + 32);                                                                \
+                TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), fifth_high))                                     \
+                dot(R, high, high_weights, a, v * 4 + 32);                                                             \
             }                                                                                                          \
         }                                                                                                              \
-        scale_sums(R, isum, low_sums, unit->multipliers[2 * c] + h);                                                   \
+        scale_sums(R, isum, low, unit->multipliers[2 * c] + h);                                                        \
         TK_UNROLL                                                                                                      \
         for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
             if (halves_apart(R)) {                                                                                     \
-                TK_WEIGHTS_AND_TOPS(                                                                                   \
-                    high, nibbles + c * 512 + v * 64, qh + v * 64, vb_or(vb_right(q, 4, 15), fifth_high))              \
-                dot(R, high_sums, high, a, v * 4 + 32);                                                                \
+                vb q[TK_ABREAST], top[TK_ABREAST];                                                                     \
+                load_bytes(q, w + c * 512 + v * 64);                                                                   \
+                load_bytes(top, qh + v * 64);                                                                          \
+                TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), fifth_high))                                     \
+                dot(R, high, high_weights, a, v * 4 + 32);                                                             \
             }                                                                                                          \
         }                                                                                                              \
-        scale_sums(R, isum, high_sums, unit->multipliers[2 * c + 1] + h);                                              \
+        scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);                                                   \
     }                                                                                                                  \
     advance(R, a, TK_PIECE_BYTES);
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const uint8_t *nibbles = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
+        const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_SUMS], msum[TK_SUMS];
+        vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         TK_Q5_CHUNKS(TK_DIRECT_Q5)
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        sum_minima(R, unit, h, a, msum);
-        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q5_K)
@@ -557,7 +569,7 @@ TK_INLINE void shared_k(
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_SUMS], msum[TK_SUMS];
+        vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
@@ -573,15 +585,15 @@ TK_INLINE void shared_k(
                 start_partial(R, sums, a, start + g0 / dots * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + dots; ++g) {
-                    TK_WEIGHTS(weights, w + g * 64, q)
+                    vb weights[TK_ABREAST];
+                    load_bytes(weights, w + g * 64);
                     dot(R, sums, weights, a, g * 4);
                 }
                 scale_sums(R, isum, sums, unit->multipliers[2 * c + g0 / 8] + h);
             }
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        sum_minima(R, unit, h, a, msum);
-        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 
@@ -607,12 +619,16 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
 }
 
 #define TK_UNPACK_Q5(c, fifth_low, fifth_high)                                                                         \
-    TK_UNROLL                                                                                                          \
-    for (int i = 0; i < 8 * TK_H; ++i) {                                                                               \
-        const vb q = vb_load(unit->quants + c * 512 + i * 4 * TK_LANES);                                               \
-        const vb top = vb_load(unit->high + i * 4 * TK_LANES);                                                         \
-        vb_store(quants + c * 1024 + i * 4 * TK_LANES, vb_or(vb_and(q, 15), fifth_low));                               \
-        vb_store(quants + c * 1024 + 512 + i * 4 * TK_LANES, vb_or(vb_right(q, 4, 15), fifth_high));                   \
+    for (int v = 0; v < 8; ++v) {                                                                                      \
+        vb q[TK_H], top[TK_H];                                                                                         \
+        TK_UNROLL                                                                                                      \
+        for (int i = 0; i < TK_H; ++i) {                                                                               \
+            const int o = v * 64 + i * 4 * TK_LANES;                                                                   \
+            q[i] = vb_load(unit->quants + c * 512 + o);                                                                \
+            top[i] = vb_load(unit->high + o);                                                                          \
+            vb_store(quants + c * 1024 + o, vb_or(vb_and(q[i], 15), fifth_low));                                       \
+            vb_store(quants + c * 1024 + 512 + o, vb_or(vb_right(q[i], 4, 15), fifth_high));                           \
+        }                                                                                                              \
     }
 
 TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(TK_UNPACK_Q5) }
@@ -695,17 +711,20 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
         start_partial(R, sums, a, piece + TK_PIECE_START_6BIT + (group + u0) / 2 * 2);                                 \
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
-            TK_WEIGHTS_AND_TOPS(weights, ql + (group + u) * 64, qh + (s * 4 + u) * 64, vb_or(low_bits, high_bits))     \
+            vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
+            load_bytes(q, ql + (quarter % 2 * 8 + s * 4 + u) * 64);                                                    \
+            load_bytes(top, qh + (s * 4 + u) * 64);                                                                    \
+            TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
             dot(R, sums, weights, a, piece + (group + u) * 4);                                                         \
         }                                                                                                              \
         scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s] + h);                                      \
     }
 
 #define TK_Q6_QUARTERS(each)                                                                                           \
-    each(0, vb_and(q, 15), vb_left(top, 4, 0x30))                                                                      \
-    each(1, vb_and(q, 15), vb_left(top, 2, 0x30))                                                                      \
-    each(2, vb_right(q, 4, 15), vb_and(top, 0x30))                                                                     \
-    each(3, vb_right(q, 4, 15), vb_right(top, 2, 0x30))
+    each(0, vb_and(q[i], 15), vb_left(top[i], 4, 0x30))                                                                \
+    each(1, vb_and(q[i], 15), vb_left(top[i], 2, 0x30))                                                                \
+    each(2, vb_right(q[i], 4, 15), vb_and(top[i], 0x30))                                                               \
+    each(3, vb_right(q[i], 4, 15), vb_right(top[i], 2, 0x30))
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
@@ -746,7 +765,8 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
                 start_partial(R, sums, a, TK_PIECE_START_6BIT + g0 / 2 * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + TK_DOTS_6BIT; ++g) {
-                    TK_WEIGHTS(weights, w + g * 64, q)
+                    vb weights[TK_ABREAST];
+                    load_bytes(weights, w + g * 64);
                     dot(R, sums, weights, a, g * 4);
                 }
                 scale_sums(R, isum, sums, unit->multipliers[4 * c + g0 / 4] + h);
@@ -760,10 +780,15 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
 TK_TILES(shared_q6_K)
 
 #define TK_UNPACK_Q6(quarter, low_bits, high_bits)                                                                     \
-    TK_UNROLL                                                                                                          \
-    for (int i = 0; i < 8 * TK_H; ++i) {                                                                               \
-        const vb q = vb_load(ql + quarter % 2 * 512 + i * 4 * TK_LANES), top = vb_load(qh + i * 4 * TK_LANES);         \
-        vb_store(quants + n * 2048 + quarter * 512 + i * 4 * TK_LANES, vb_or(low_bits, high_bits));                    \
+    for (int v = 0; v < 8; ++v) {                                                                                      \
+        vb q[TK_H], top[TK_H];                                                                                         \
+        TK_UNROLL                                                                                                      \
+        for (int i = 0; i < TK_H; ++i) {                                                                               \
+            const int o = v * 64 + i * 4 * TK_LANES;                                                                   \
+            q[i] = vb_load(ql + quarter % 2 * 512 + o);                                                                \
+            top[i] = vb_load(qh + o);                                                                                  \
+            vb_store(quants + n * 2048 + quarter * 512 + o, vb_or(low_bits, high_bits));                               \
+        }                                                                                                              \
     }
 
 TK_INLINE void unpack_q6_K(const tk_unit *unit, uint8_t *quants) {
@@ -861,8 +886,8 @@ TK_INLINE void product(const tk_product *job, size_t panel_begin, size_t panel_e
     const tk_cut sizes = cut(job->format, panel_bytes * (job->up_panels != NULL ? 2 : 1), count);
     for (size_t first = panel_begin, last; first < panel_end; first = last) {
         last = panel_end - first < sizes.group ? panel_end : first + sizes.group;
-        for (size_t i = 0, R; i < count; i += R) {
-            R = count - i < sizes.rows ? count - i : sizes.rows;
+        for (size_t i = 0, R, left = (count + sizes.rows - 1) / sizes.rows; left > 0; i += R, --left) {
+            R = (count - i + left - 1) / left;
             const uint8_t *rows = job->activations + i * job->stride;
             const size_t panels = together(job->format, R, job->stride);
             for (size_t p = first, P; p < last; p += P) {
@@ -880,10 +905,14 @@ TK_INLINE void product(const tk_product *job, size_t panel_begin, size_t panel_e
                 for (size_t q = 0; q < P; ++q) {
                     const size_t begin = (p + q) * 16;
                     const size_t width = job->rows_total - begin < 16 ? job->rows_total - begin : 16;
-                    for (size_t r = 0; r < R; ++r) {
-                        memcpy(
-                            job->out + (i + r) * job->out_stride + begin, result + (q * R + r) * 16,
-                            width * sizeof(float));
+                    float *out = job->out + i * job->out_stride + begin;
+                    for (size_t r = 0; r < R; ++r, out += job->out_stride) {
+                        const float *sums = result + (q * R + r) * 16;
+                        if (width == 16) {
+                            memcpy(out, sums, 16 * sizeof(float));  // of a known size: no call
+                        } else {
+                            memcpy(out, sums, width * sizeof(float));
+                        }
                     }
                 }
             }

@@ -83,28 +83,27 @@ TK_INLINE va va_dot(va sum, vb weights, vr a) {
 }
 // The scale stands twice in each lane, once for each int16 sum.
 TK_INLINE vs vs_load_u8(const uint8_t *p) {
-    const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
-    return _mm256_or_si256(x, _mm256_slli_epi32(x, 16));
+    const __m256i bytes = _mm256_setr_epi32(
+        (int)0xff00ff00, (int)0xff01ff01, (int)0xff02ff02, (int)0xff03ff03, (int)0xff04ff04, (int)0xff05ff05,
+        (int)0xff06ff06, (int)0xff07ff07);
+    return _mm256_shuffle_epi8(_mm256_broadcastq_epi64(_mm_loadl_epi64((const void *)p)), bytes);
 }
 TK_INLINE vs vs_load_i8(const int8_t *p) {
-    const __m256i x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p));
-    return _mm256_blend_epi16(x, _mm256_slli_epi32(x, 16), 0xaa);
+    const __m128i x = _mm_loadl_epi64((const void *)p);
+    return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(x, x));
 }
 TK_INLINE vi va_total(va sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(sum, scale));
 }
 
+TK_INLINE __m128i interleave(const void *even, const void *odd) {
+    return _mm_unpacklo_epi8(_mm_loadl_epi64(even), _mm_loadl_epi64(odd));
+}
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {
-    const __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)even));
-    const __m256i high = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)odd));
-    return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+    return _mm256_cvtepu8_epi16(interleave(even, odd));
 }
-TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) {
-    const __m256i low = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)even));
-    const __m256i high = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)odd));
-    return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
-}
+TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) { return _mm256_cvtepi8_epi16(interleave(even, odd)); }
 TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, two));
 }

@@ -2,7 +2,7 @@
 //
 // A tile adds the products of a unit, up to 256 values of k of one panel, with up to TK_TILE activation rows. Its sums live
 // in registers, so the number of rows is a constant in each instance; TK_ABREAST vectors of weights share what it loads of a
-// row. Up to TK_DIRECT rows take the weights straight from the panel (`direct_...`); for more, a unit is first unpacked to
+// row. Few rows (TK_DIRECT) take the weights straight from the panel (`direct_...`); for more, a unit is first unpacked to
 // bytes in a buffer that stays in the first-level cache (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
 
 #define TK_H (16 / TK_LANES)
@@ -634,7 +634,7 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
 TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(TK_UNPACK_Q5) }
 
 // Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from a panel.
-#define TK_K_CORE(name, open, format)                                                                                  \
+#define TK_K_CORE(name, open, format, bits)                                                                            \
     TK_CORE(name) {                                                                                                    \
         const size_t scales = columns / 64 * TK_PIECE_BYTES;                                                           \
         _Alignas(64) uint8_t quants[16 * TK_UNIT];                                                                     \
@@ -647,7 +647,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(
             unit.scales = rows + scales + b * 4;                                                                       \
             for (size_t p = 0; p < panels; ++p) {                                                                      \
                 open(panel + p * panel_bytes, columns, b, &unit);                                                      \
-                if (count <= TK_DIRECT) {                                                                              \
+                if (count <= TK_DIRECT(bits)) {                                                                        \
                     each_tile(direct_##format##s, &unit, count, result + p * count * 16);                              \
                 } else {                                                                                               \
                     unpack_##format(&unit, quants);                                                                    \
@@ -665,7 +665,7 @@ TK_INLINE void open_q4_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unpack_header(block, 4, unit);
     unit->quants = block + TK_K_HEADER;
 }
-TK_K_CORE(core_q4_K, open_q4_K, q4_K)
+TK_K_CORE(core_q4_K, open_q4_K, q4_K, 4)
 
 TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + b * TK_Q5_K_BYTES;
@@ -675,7 +675,7 @@ TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unit->quants = block + TK_Q5_K_LOW;
     unit->high = block + TK_Q5_K_HIGH;
 }
-TK_K_CORE(core_q5_K, open_q5_K, q5_K)
+TK_K_CORE(core_q5_K, open_q5_K, q5_K, 5)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // q6_K
@@ -819,7 +819,7 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unit->quants = block + TK_Q6_K_LOW;
     unit->high = block + TK_Q6_K_HIGH;
 }
-TK_K_CORE(core_q6_K, open_q6_K, q6_K)
+TK_K_CORE(core_q6_K, open_q6_K, q6_K, 6)
 
 // ---------------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@
 #define TK_LANES 8
 #define TK_ABREAST 2
 #define TK_TILE 6
-#define TK_DIRECT 12
+#define TK_DIRECT(bits) (bits == 4 ? 8 : 4)
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))

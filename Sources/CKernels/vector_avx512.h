@@ -8,7 +8,6 @@
 #define TK_LANES 16
 #define TK_ABREAST 1
 #define TK_TILE 8
-#define TK_DIRECT 8
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
@@ -83,6 +82,7 @@ TK_INLINE va va_zero(void) { return _mm512_setzero_si512(); }
 typedef int32_t __attribute__((aligned(1), may_alias)) int32_unaligned;
 
 #define TK_CENTRED true
+#define TK_DIRECT(bits) 16
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
 
@@ -114,6 +114,7 @@ TK_INLINE vi vw_dot(vi sum, vw weights, vr a) { return va_dot(sum, weights, a); 
 #else
 
 #define TK_CENTRED false
+#define TK_DIRECT(bits) (bits == 4 ? 16 : 8)
 #define va_start(sum) ((void)(sum), va_zero())
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2

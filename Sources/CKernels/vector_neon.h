@@ -5,7 +5,7 @@
 #define TK_LANES 4
 #define TK_ABREAST 1
 #define TK_TILE 8
-#define TK_DIRECT 8
+#define TK_DIRECT(bits) 8
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+w"(x))

@@ -8,7 +8,7 @@
 #define TK_LANES 16
 #define TK_ABREAST 1
 #define TK_TILE 8
-#define TK_DIRECT 8
+#define TK_DIRECT(bits) 8
 #define TK_UNROLL
 #define TK_IN_ORDER(x) ((void)(x))
 #define TK_OPAQUE(p) ((void)(p))

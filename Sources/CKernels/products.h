@@ -177,7 +177,12 @@ TK_INLINE void clear_partial(const int R, va *sums) {
     }
 }
 
-TK_INLINE void start_partial(const int R, va *sums, const int8_t *const *a, size_t offset) {
+// Where sums of products with weights of `bits` bits start: centred ones, which the rows have at `offset`, or zero.
+TK_INLINE void start_partial(const int R, const int bits, va *sums, const int8_t *const *a, size_t offset) {
+    if (!TK_CENTRED(bits)) {
+        clear_partial(R, sums);
+        return;
+    }
     TK_UNROLL
     for (int i = 0; i < R * TK_ABREAST; ++i) {
         sums[i] = va_start(a[i / TK_ABREAST] + offset);
@@ -417,7 +422,7 @@ TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit
         for (int i = 0; i < 4; ++i) {
             const int o = i * 32 + h * TK_LANES;
             unit->pairs[i][h] = vi_pairs_u8(m + o, m + o + 16);
-            if (TK_CENTRED) {
+            if (TK_CENTRED(bits)) {
                 const vi multipliers = vi_pairs_u8(sc + o, sc + o + 16);
                 unit->middles[i][h] = bits == 4 ? vi_shift_left(multipliers, 3) : vi_shift_left(multipliers, 4);
             }
@@ -469,12 +474,12 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
             fetch_quarter(unit, TK_Q4_K_BYTES, h, c);
-            if (TK_CENTRED) {
+            if (TK_CENTRED(4)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
             va low[TK_SUMS], high[TK_SUMS];
-            start_partial(R, low, a, TK_PIECE_START_4BIT);
-            start_partial(R, high, a, TK_PIECE_START_4BIT + 2);
+            start_partial(R, 4, low, a, TK_PIECE_START_4BIT);
+            start_partial(R, 4, high, a, TK_PIECE_START_4BIT + 2);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 vb q[TK_ABREAST];
@@ -513,14 +518,14 @@ TK_TILES(direct_q4_K)
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
     fetch_quarter(unit, TK_Q5_K_BYTES, h, c);                                                                          \
-    if (TK_CENTRED) {                                                                                                  \
+    if (TK_CENTRED(5)) {                                                                                               \
         add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);                                                    \
     }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
         va low[TK_SUMS], high[TK_SUMS];                                                                                \
-        start_partial(R, low, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                                    \
-        start_partial(R, high, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                               \
+        start_partial(R, 5, low, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                                 \
+        start_partial(R, 5, high, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                            \
         TK_UNROLL                                                                                                      \
         for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
             vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
@@ -564,7 +569,7 @@ TK_TILES(direct_q5_K)
 
 // An unpacked unit of q4_K or q5_K; `dots` products fit into va, and start in the pieces at `start`.
 TK_INLINE void shared_k(
-    const int R, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit, size_t first_row,
+    const int R, const int bits, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit, size_t first_row,
     float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
@@ -576,13 +581,13 @@ TK_INLINE void shared_k(
             if (first_row == 0) {
                 fetch_quarter(unit, block_bytes, h, c);
             }
-            if (TK_CENTRED) {
+            if (TK_CENTRED(bits)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += dots) {
                 va sums[TK_SUMS];
-                start_partial(R, sums, a, start + g0 / dots * 2);
+                start_partial(R, bits, sums, a, start + g0 / dots * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + dots; ++g) {
                     vb weights[TK_ABREAST];
@@ -598,12 +603,12 @@ TK_INLINE void shared_k(
 }
 
 TK_INLINE void shared_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    shared_k(R, 8, TK_PIECE_START_4BIT, TK_Q4_K_BYTES, unit, first_row, acc);
+    shared_k(R, 4, 8, TK_PIECE_START_4BIT, TK_Q4_K_BYTES, unit, first_row, acc);
 }
 TK_TILES(shared_q4_K)
 
 TK_INLINE void shared_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    shared_k(R, TK_DOTS_5BIT, TK_PIECE_START_5BIT, TK_Q5_K_BYTES, unit, first_row, acc);
+    shared_k(R, 5, TK_DOTS_5BIT, TK_PIECE_START_5BIT, TK_Q5_K_BYTES, unit, first_row, acc);
 }
 TK_TILES(shared_q5_K)
 
@@ -684,7 +689,7 @@ TK_K_CORE(core_q5_K, open_q5_K, q5_K, 5)
 // are sum (q-32)*a already. Pieces have the sums of 16 activations times -16.
 TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t *const *a, vi *isum) {
     clear(R, isum);
-    if (TK_CENTRED) {
+    if (TK_CENTRED(6)) {
         return;
     }
     TK_UNROLL
@@ -708,7 +713,7 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
         const size_t piece = quarter / 2 * TK_PIECE_BYTES, group = quarter % 2 * 8 + s * 4;                            \
         va sums[TK_SUMS];                                                                                              \
-        start_partial(R, sums, a, piece + TK_PIECE_START_6BIT + (group + u0) / 2 * 2);                                 \
+        start_partial(R, 6, sums, a, piece + TK_START_6BIT(group + u0));                                               \
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
             vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
@@ -762,7 +767,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
                 va sums[TK_SUMS];
-                start_partial(R, sums, a, TK_PIECE_START_6BIT + g0 / 2 * 2);
+                start_partial(R, 6, sums, a, TK_START_6BIT(g0));
                 TK_UNROLL
                 for (int g = g0; g < g0 + TK_DOTS_6BIT; ++g) {
                     vb weights[TK_ABREAST];
@@ -811,7 +816,7 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
         }
         TK_UNROLL
         for (int i = 0; i < 8; ++i) {
-            if (!TK_CENTRED) {
+            if (!TK_CENTRED(6)) {
                 unit->pairs[i][h] = vi_pairs_i8(sc + i * 32 + h * TK_LANES, sc + i * 32 + 16 + h * TK_LANES);
             }
         }

@@ -8,16 +8,16 @@
 #define TK_LANES 8
 #define TK_ABREAST 2
 #define TK_TILE 6
-#define TK_DIRECT(bits) (bits == 4 ? 8 : 4)
+#define TK_DIRECT(bits) ((bits) == 4 ? 8 : 4)
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
 // Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+x"(x))
-#define TK_CENTRED false
-#define va_start(sum) ((void)(sum), va_zero())
+#define TK_CENTRED(bits) ((bits) == 6)
+#define TK_START_6BIT(group) (TK_PIECE_PAIRS_6BIT + (group))
 #define TK_DOTS_5BIT 4
-#define TK_DOTS_6BIT 2
+#define TK_DOTS_6BIT 4
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -78,6 +78,7 @@ TK_INLINE vr vr_load(const void *p) {
     return four;
 }
 TK_INLINE va va_zero(void) { return _mm256_setzero_si256(); }
+TK_INLINE va va_start(const void *sums) { return vr_load(sums); }
 TK_INLINE va va_dot(va sum, vb weights, vr a) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, a));
 }

@@ -81,7 +81,8 @@ TK_INLINE va va_zero(void) { return _mm512_setzero_si512(); }
 
 typedef int32_t __attribute__((aligned(1), may_alias)) int32_unaligned;
 
-#define TK_CENTRED true
+#define TK_CENTRED(bits) ((void)(bits), true)
+#define TK_START_6BIT(group) (TK_PIECE_START_6BIT + (group) / 2 * 2)
 #define TK_DIRECT(bits) 16
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
@@ -113,11 +114,13 @@ TK_INLINE vi vw_dot(vi sum, vw weights, vr a) { return va_dot(sum, weights, a); 
 
 #else
 
-#define TK_CENTRED false
-#define TK_DIRECT(bits) (bits == 4 ? 16 : 8)
-#define va_start(sum) ((void)(sum), va_zero())
+#define TK_CENTRED(bits) ((bits) == 6)
+#define TK_START_6BIT(group) (TK_PIECE_PAIRS_6BIT + (group))
+#define TK_DIRECT(bits) ((bits) == 4 ? 16 : 8)
 #define TK_DOTS_5BIT 4
-#define TK_DOTS_6BIT 2
+#define TK_DOTS_6BIT 4
+
+TK_INLINE va va_start(const void *sums) { return _mm512_set1_epi32(tk_load_i32(sums)); }
 
 TK_INLINE va va_dot(va sum, vb weights, vr a) {
     return _mm512_add_epi16(sum, _mm512_maddubs_epi16(weights, _mm512_set1_epi32(tk_load_i32(a))));

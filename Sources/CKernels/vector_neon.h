@@ -11,8 +11,9 @@
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+w"(x))
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
-#define TK_CENTRED false
+#define TK_CENTRED(bits) ((void)(bits), false)
 #define va_start(sum) ((void)(sum), va_zero())
+#define TK_START_6BIT(group) 0
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4
 

@@ -14,8 +14,9 @@
 #define TK_OPAQUE(p) ((void)(p))
 // Whether sums of K formats start at minus the middle of the weights' range times the sum of the activations that will go in
 // (va_start reads it from a piece, layout.h), so that they stay small; otherwise at zero.
-#define TK_CENTRED false
+#define TK_CENTRED(bits) ((void)(bits), false)
 #define va_start(sum) ((void)(sum), va_zero())
+#define TK_START_6BIT(group) 0
 // How many va_dot may follow before va_add_scaled must empty the sums, for weights of 5 and 6 bits; for 4 bits, 8.
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4

@@ -43,13 +43,15 @@ enum { TK_SUMS_A8_32 = 8 };
 
 // A prepared a8_256 row: a piece for each 64 values, then f32 scale for each block. A piece has all that belongs to its
 // values, so that one pointer leads to it: 64 int8, then int16 sums of them: 8 sums of 8 times -32, 4 sums of 16 times -16 and
-// 2 sums of 32 times -8, where centred sums of products with weights of 6, 5 and 4 bits start, and 2 sums of 32.
+// 2 sums of 32 times -8, where centred sums of products with weights of 6, 5 and 4 bits start, 2 sums of 32, and for each
+// 16 values the sum of the first two of every four times -32 and that of the last two, where centred sums of pairs start.
 enum {
-    TK_PIECE_BYTES = 96,
+    TK_PIECE_BYTES = 112,
     TK_PIECE_START_6BIT = 64,
     TK_PIECE_START_5BIT = 80,
     TK_PIECE_START_4BIT = 88,
     TK_PIECE_SUMS = 92,
+    TK_PIECE_PAIRS_6BIT = 96,
 };
 
 TK_INLINE uint16_t tk_load_u16(const void *p) {

@@ -1,14 +1,14 @@
 // Matrix products, written once over the vector types of an instruction set.
 //
-// A tile adds the products of a unit, up to 256 values of k of one panel, with up to 8 activation rows. Its sums live in
-// registers, so the number of rows is a constant in each instance. Up to 8 rows take the weights straight from the panel
-// (`direct_...`); for more, a unit is first unpacked to bytes in a buffer that stays in the first-level cache
-// (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
+// A tile adds the products of a unit, up to 256 values of k of one panel, with up to TK_TILE activation rows. Its sums live
+// in registers, so the number of rows is a constant in each instance; TK_ABREAST vectors of weights share what it loads of a
+// row. Few rows (TK_DIRECT) take the weights straight from the panel (`direct_...`); for more, a unit is first unpacked to
+// bytes in a buffer that stays in the first-level cache (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
 
 #define TK_H (16 / TK_LANES)
 
 enum {
-    TK_TILE = 8,      // rows of a tile at most
+    TK_FLOATS = 8,    // rows of a tile of floats at most
     TK_CHUNK = 32,    // rows that share an unpacked unit at most
     TK_PANELS = 4,    // panels that a core takes at most, but 8 for floats and one row
     TK_UNIT = 256,    // values of k in a unit
@@ -131,50 +131,79 @@ typedef void tk_tile(const tk_unit *unit, size_t first_row, float *acc);
 
 #define TK_TILE_INSTANCE(name, R)                                                                                      \
     static void name##_##R(const tk_unit *unit, size_t first_row, float *acc) { name(R, unit, first_row, acc); }
-#define TK_TILES(name)                                                                                                 \
+#define TK_SIX_TILES(name)                                                                                             \
     TK_TILE_INSTANCE(name, 1)                                                                                          \
     TK_TILE_INSTANCE(name, 2)                                                                                          \
     TK_TILE_INSTANCE(name, 3)                                                                                          \
     TK_TILE_INSTANCE(name, 4)                                                                                          \
     TK_TILE_INSTANCE(name, 5)                                                                                          \
-    TK_TILE_INSTANCE(name, 6)                                                                                          \
+    TK_TILE_INSTANCE(name, 6)
+#if TK_TILE == 6
+#define TK_TILES(name)                                                                                                 \
+    TK_SIX_TILES(name)                                                                                                 \
+    static tk_tile *const name##s[TK_TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
+#else
+#define TK_TILES(name)                                                                                                 \
+    TK_SIX_TILES(name)                                                                                                 \
     TK_TILE_INSTANCE(name, 7)                                                                                          \
     TK_TILE_INSTANCE(name, 8)                                                                                          \
     static tk_tile *const name##s[TK_TILE] = {                                                                         \
         name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8};
+#endif
 
+// As few tiles as there can be, of nearly as many rows each.
 TK_INLINE void each_tile(tk_tile *const *tiles, const tk_unit *unit, size_t count, float *result) {
-    for (size_t i = 0; i < count; i += TK_TILE) {
-        tiles[(count - i < TK_TILE ? count - i : TK_TILE) - 1](unit, i, result + i * 16);
+    if (count <= TK_TILE) {
+        tiles[count - 1](unit, 0, result);
+        return;
+    }
+    uint32_t first = 0, rest = (uint32_t)count;
+    for (uint32_t left = (rest + TK_TILE - 1) / TK_TILE; left > 0; --left) {
+        const uint32_t R = (rest + left - 1) / left;
+        tiles[R - 1](unit, first, result + first * 16);
+        first += R;
+        rest -= R;
     }
 }
 
+// Sums of R rows are [R][TK_ABREAST] vectors.
+enum { TK_SUMS = TK_TILE * TK_ABREAST };
+
 TK_INLINE void clear(const int R, vi *sums) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = vi_set1(0);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = vi_set1(0);
     }
 }
 
 TK_INLINE void clear_partial(const int R, va *sums) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = va_zero();
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = va_zero();
     }
 }
 
-TK_INLINE void start_partial(const int R, va *sums, const int8_t *const *a, size_t offset) {
+// Where sums of products with weights of `bits` bits start: centred ones, which the rows have at `offset`, or zero.
+TK_INLINE void start_partial(const int R, const int bits, va *sums, const int8_t *const *a, size_t offset) {
+    if (!TK_CENTRED(bits)) {
+        clear_partial(R, sums);
+        return;
+    }
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = va_start(a[r] + offset);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = va_start(a[i / TK_ABREAST] + offset);
     }
 }
 
 // Adds the products of two multipliers for each lane with two sums of the activations.
-TK_INLINE void add_pairs(const int R, vi *isum, vi pairs, const int8_t *const *a, size_t offset) {
+TK_INLINE void add_pairs(const int R, vi *isum, const vi *pairs, const int8_t *const *a, size_t offset) {
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        isum[r] = vi_dot_pairs(isum[r], pairs, a[r] + offset);
+        const vr two = vr_load(a[r] + offset);
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            isum[r * TK_ABREAST + i] = vi_dot_pairs(isum[r * TK_ABREAST + i], pairs[i], two);
+        }
     }
 }
 
@@ -195,72 +224,103 @@ TK_INLINE void advance(const int R, const int8_t **a, size_t values) {
     }
 }
 
-// One vector of weights times four values of each row.
-TK_INLINE void dot(const int R, va *sums, vb weights, const int8_t *const *a, size_t k) {
+// Vectors of weights times four values of each row.
+TK_INLINE void dot(const int R, va *sums, const vb *weights, const int8_t *const *a, size_t k) {
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
-        sums[r] = va_dot(sums[r], weights, a[r] + k);
-        TK_IN_ORDER(sums[r]);
+        const vr four = vr_load(a[r] + k);
+        va *sum = sums + r * TK_ABREAST;
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            sum[i] = va_dot(sum[i], weights[i], four);
+            TK_IN_ORDER(sum[i]);
+        }
     }
 }
 
-TK_INLINE void scale_sums(const int R, vi *isum, const va *sums, vs multiplier) {
+TK_INLINE void load_bytes(vb *bytes, const uint8_t *p) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        isum[r] = va_add_scaled(isum[r], sums[r], multiplier);
+    for (int i = 0; i < TK_ABREAST; ++i) {
+        bytes[i] = vb_load(p + i * 4 * TK_LANES);
     }
 }
 
-// total = fma(float(isum), d * scale, total) for one vector of each row.
-TK_INLINE void add_block(const int R, const vi *isum, vf d, const uint8_t *scales, size_t stride, vf *total) {
+// Weights computed from bytes of the panel: `expression` of i, the vector abreast.
+#define TK_WEIGHTS(name, expression)                                                                                   \
+    vb name[TK_ABREAST];                                                                                               \
+    TK_UNROLL                                                                                                          \
+    for (int i = 0; i < TK_ABREAST; ++i) {                                                                             \
+        name[i] = expression;                                                                                          \
+    }
+
+TK_INLINE void scale_sums(const int R, vi *isum, const va *sums, const vs *multipliers) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        const vf scale = vf_mul(d, vf_set1(tk_load_f32(scales + r * stride)));
-        total[r] = vf_fma(vf_from_vi(isum[r]), scale, total[r]);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        isum[i] = va_add_scaled(isum[i], sums[i], multipliers[i % TK_ABREAST]);
     }
 }
 
-TK_INLINE void load_sums(const int R, vf *sums, const float *acc) {
+// total = fma(float(isum), d * scale, total)
+TK_INLINE void add_block(const int R, const vi *isum, const vf *d, const uint8_t *scales, size_t stride, vf *total) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        sums[r] = vf_load(acc + r * 16);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        const vf scale = vf_mul(d[i % TK_ABREAST], vf_set1(tk_load_f32(scales + i / TK_ABREAST * stride)));
+        total[i] = vf_fma(vf_from_vi(isum[i]), scale, total[i]);
+    }
+}
+
+TK_INLINE float *sum_at(float *acc, int i) { return acc + i / TK_ABREAST * 16 + i % TK_ABREAST * TK_LANES; }
+
+TK_INLINE void load_sums(const int R, vf *sums, float *acc) {
+    TK_UNROLL
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        sums[i] = vf_load(sum_at(acc, i));
     }
 }
 
 TK_INLINE void store_sums(const int R, const vf *sums, float *acc) {
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        vf_store(acc + r * 16, sums[r]);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        vf_store(sum_at(acc, i), sums[i]);
     }
 }
 
 TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const int8_t *a[TK_TILE];
-        vf total[TK_TILE];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         load_sums(R, total, acc + h * TK_LANES);
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
-            vi isum[TK_TILE];
+            vi isum[TK_SUMS];
             if (first_row == 0 && h == 0) {
                 fetch_ahead(w + unit->ahead, TK_Q8_0_GROUPS);
             }
             TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                isum[r] = vw_start(unit->sums + offset + r * stride + b * TK_SUMS_A8_32);
+            for (int i = 0; i < R * TK_ABREAST; ++i) {
+                isum[i] = vw_start(unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32);
             }
             TK_UNROLL
             for (int g = 0; g < 8; ++g) {
-                const vw q = vw_load(w + g * 64);
+                vw q[TK_ABREAST];
+                TK_UNROLL
+                for (int i = 0; i < TK_ABREAST; ++i) {
+                    q[i] = vw_load(w + g * 64 + i * 4 * TK_LANES);
+                }
                 TK_UNROLL
                 for (int r = 0; r < R; ++r) {
-                    isum[r] = vw_dot(isum[r], q, a[r] + g * 4);
-                    TK_IN_ORDER(isum[r]);
+                    const vr four = vr_load(a[r] + g * 4);
+                    vi *sum = isum + r * TK_ABREAST;
+                    TK_UNROLL
+                    for (int i = 0; i < TK_ABREAST; ++i) {
+                        sum[i] = vw_dot(sum[i], q[i], four);
+                        TK_IN_ORDER(sum[i]);
+                    }
                 }
             }
-            add_block(R, isum, unit->d[b][h], unit->scales + offset + b * 4, stride, total);
+            add_block(R, isum, unit->d[b] + h, unit->scales + offset + b * 4, stride, total);
         }
         store_sums(R, total, acc + h * TK_LANES);
     }
@@ -270,31 +330,34 @@ TK_TILES(tile_q8_0)
 // The weights' -8 is taken out of the sums: sum (q-8)*a = sum q*a - 8 * sum a.
 TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const int8_t *a[TK_TILE];
-        vf total[TK_TILE];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         load_sums(R, total, acc + h * TK_LANES);
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
-            va sum[TK_TILE];
-            vi isum[TK_TILE];
+            va sum[TK_SUMS];
+            vi isum[TK_SUMS];
             if (first_row == 0 && h == 0) {
                 fetch_ahead(w + unit->ahead, TK_Q4_0_GROUPS);
             }
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
-                const vb q = vb_load(w + v * 64);
-                dot(R, sum, vb_and(q, 15), a, v * 4);
-                dot(R, sum, vb_right(q, 4, 15), a, v * 4 + 16);
+                vb q[TK_ABREAST];
+                load_bytes(q, w + v * 64);
+                TK_WEIGHTS(low, vb_and(q[i], 15))
+                dot(R, sum, low, a, v * 4);
+                TK_WEIGHTS(high, vb_right(q[i], 4, 15))
+                dot(R, sum, high, a, v * 4 + 16);
             }
             TK_UNROLL
-            for (int r = 0; r < R; ++r) {
-                const vi bias = vi_set1(tk_load_i32(unit->sums + offset + r * stride + b * TK_SUMS_A8_32));
-                isum[r] = vi_add(va_total(sum[r]), bias);
+            for (int i = 0; i < R * TK_ABREAST; ++i) {
+                const uint8_t *bias = unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32;
+                isum[i] = vi_add(va_total(sum[i]), vi_set1(tk_load_i32(bias)));
             }
-            add_block(R, isum, unit->d[b][h], unit->scales + offset + b * 4, stride, total);
+            add_block(R, isum, unit->d[b] + h, unit->scales + offset + b * 4, stride, total);
         }
         store_sums(R, total, acc + h * TK_LANES);
     }
@@ -366,7 +429,7 @@ TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit
         for (int i = 0; i < 4; ++i) {
             const int o = i * 32 + h * TK_LANES;
             unit->pairs[i][h] = vi_pairs_u8(m + o, m + o + 16);
-            if (TK_CENTRED) {
+            if (TK_CENTRED(bits)) {
                 const vi multipliers = vi_pairs_u8(sc + o, sc + o + 16);
                 unit->middles[i][h] = bits == 4 ? vi_shift_left(multipliers, 3) : vi_shift_left(multipliers, 4);
             }
@@ -374,25 +437,28 @@ TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit
     }
 }
 
-// The sums of q4_K's and q5_K's minima. a: the rows' first pieces.
-TK_INLINE void sum_minima(const int R, const tk_unit *unit, int h, const int8_t *const *a, vi *msum) {
-    clear(R, msum);
-    TK_UNROLL
-    for (int i = 0; i < 4; ++i) {
-        add_pairs(R, msum, unit->pairs[i][h], a, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
-    }
-}
-
-// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc).
+// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc), row after row: the sums of the minima
+// need no more registers than those of one. a: the rows' first pieces.
 TK_INLINE void add_k_block(
-    const int R, const tk_unit *unit, int h, const vi *isum, const vi *msum, const uint8_t *scales,
-    float *restrict acc) {
-    const vf d = unit->d[0][h], minus_dmin = unit->minus_dmin[h];
+    const int R, const tk_unit *unit, int h, const int8_t *const *a, const vi *isum, const uint8_t *scales,
+    float *acc) {
+    const vf *d = unit->d[0] + h, *minus_dmin = unit->minus_dmin + h;
     TK_UNROLL
     for (int r = 0; r < R; ++r) {
         const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
-        const vf total = vf_fma(vf_from_vi(isum[r]), vf_mul(d, scale), vf_load(acc + r * 16));
-        vf_store(acc + r * 16, vf_fma(vf_from_vi(msum[r]), vf_mul(minus_dmin, scale), total));
+        vi msum[TK_ABREAST];
+        clear(1, msum);
+        TK_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            add_pairs(1, msum, unit->pairs[i] + h, a + r, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
+        }
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            float *sum = acc + r * 16 + i * TK_LANES;
+            TK_IN_ORDER(msum[i]);
+            const vf total = vf_fma(vf_from_vi(isum[r * TK_ABREAST + i]), vf_mul(d[i], scale), vf_load(sum));
+            vf_store(sum, vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[i], scale), total));
+        }
     }
 }
 
@@ -403,132 +469,153 @@ TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, int 
     }
 }
 
-// Both halves of each weight byte at once need 3 * R sums; where registers do not hold them, one half after the other.
-TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R > 3; }
+// Both halves of each weight byte at once need sums of both; where registers do not hold them, one half after the other.
+TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R * TK_ABREAST > 3; }
 
 TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE], msum[TK_TILE];
+        vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
             fetch_quarter(unit, TK_Q4_K_BYTES, h, c);
-            if (TK_CENTRED) {
-                add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);
+            if (TK_CENTRED(4)) {
+                add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
-            va low[TK_TILE], high[TK_TILE];
-            start_partial(R, low, a, TK_PIECE_START_4BIT);
-            start_partial(R, high, a, TK_PIECE_START_4BIT + 2);
+            va low[TK_SUMS], high[TK_SUMS];
+            start_partial(R, 4, low, a, TK_PIECE_START_4BIT);
+            start_partial(R, 4, high, a, TK_PIECE_START_4BIT + 2);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
-                const vb q = vb_load(w + v * 64);
-                dot(R, low, vb_and(q, 15), a, v * 4);
+                vb q[TK_ABREAST];
+                load_bytes(q, w + v * 64);
+                TK_WEIGHTS(low_weights, vb_and(q[i], 15))
+                dot(R, low, low_weights, a, v * 4);
                 if (!halves_apart(R)) {
-                    dot(R, high, vb_right(q, 4, 15), a, v * 4 + 32);
+                    TK_WEIGHTS(high_weights, vb_right(q[i], 4, 15))
+                    dot(R, high, high_weights, a, v * 4 + 32);
                 }
             }
-            scale_sums(R, isum, low, unit->multipliers[2 * c][h]);
+            scale_sums(R, isum, low, unit->multipliers[2 * c] + h);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 if (halves_apart(R)) {
-                    dot(R, high, vb_right(vb_load(w + v * 64), 4, 15), a, v * 4 + 32);
+                    vb q[TK_ABREAST];
+                    load_bytes(q, w + v * 64);
+                    TK_WEIGHTS(high_weights, vb_right(q[i], 4, 15))
+                    dot(R, high, high_weights, a, v * 4 + 32);
                 }
             }
-            scale_sums(R, isum, high, unit->multipliers[2 * c + 1][h]);
+            scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        sum_minima(R, unit, h, a, msum);
-        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q4_K)
 
 // Bits 2c and 2c+1 of qh go on top of the nibbles of chunk c. Shifts are constants.
 #define TK_Q5_CHUNKS(each)                                                                                             \
-    each(0, vb_left(top, 4, 16), vb_left(top, 3, 16))                                                                  \
-    each(1, vb_left(top, 2, 16), vb_left(top, 1, 16))                                                                  \
-    each(2, vb_and(top, 16), vb_right(top, 1, 16))                                                                     \
-    each(3, vb_right(top, 2, 16), vb_right(top, 3, 16))
+    each(0, vb_left(top[i], 4, 16), vb_left(top[i], 3, 16))                                                            \
+    each(1, vb_left(top[i], 2, 16), vb_left(top[i], 1, 16))                                                            \
+    each(2, vb_and(top[i], 16), vb_right(top[i], 1, 16))                                                               \
+    each(3, vb_right(top[i], 2, 16), vb_right(top[i], 3, 16))
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
     fetch_quarter(unit, TK_Q5_K_BYTES, h, c);                                                                          \
-    if (TK_CENTRED) {                                                                                                  \
-        add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);                                                     \
+    if (TK_CENTRED(5)) {                                                                                               \
+        add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);                                                    \
     }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
-        va low_sums[TK_TILE], high_sums[TK_TILE];                                                                      \
-        start_partial(R, low_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                               \
-        start_partial(R, high_sums, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                          \
+        va low[TK_SUMS], high[TK_SUMS];                                                                                \
+        start_partial(R, 5, low, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                                 \
+        start_partial(R, 5, high, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                            \
         TK_UNROLL                                                                                                      \
         for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
-            const vb q = vb_load(w + c * 512 + v * 64), top = vb_load(qh + v * 64);                                    \
-            dot(R, low_sums, vb_or(vb_and(q, 15), fifth_low), a, v * 4);                                               \
-            dot(R, high_sums, vb_or(vb_right(q, 4, 15), fifth_high), a, v * 4 + 32);                                   \
+            vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
+            load_bytes(q, w + c * 512 + v * 64);                                                                       \
+            load_bytes(top, qh + v * 64);                                                                              \
+            TK_WEIGHTS(low_weights, vb_or(vb_and(q[i], 15), fifth_low))                                                \
+            dot(R, low, low_weights, a, v * 4);                                                                        \
+            if (!halves_apart(R)) {                                                                                    \
+                TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), fifth_high))                                     \
+                dot(R, high, high_weights, a, v * 4 + 32);                                                             \
+            }                                                                                                          \
         }                                                                                                              \
-        scale_sums(R, isum, low_sums, unit->multipliers[2 * c][h]);                                                    \
-        scale_sums(R, isum, high_sums, unit->multipliers[2 * c + 1][h]);                                               \
+        scale_sums(R, isum, low, unit->multipliers[2 * c] + h);                                                        \
+        TK_UNROLL                                                                                                      \
+        for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
+            if (halves_apart(R)) {                                                                                     \
+                vb q[TK_ABREAST], top[TK_ABREAST];                                                                     \
+                load_bytes(q, w + c * 512 + v * 64);                                                                   \
+                load_bytes(top, qh + v * 64);                                                                          \
+                TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), fifth_high))                                     \
+                dot(R, high, high_weights, a, v * 4 + 32);                                                             \
+            }                                                                                                          \
+        }                                                                                                              \
+        scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);                                                   \
     }                                                                                                                  \
     advance(R, a, TK_PIECE_BYTES);
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE], msum[TK_TILE];
+        vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         TK_Q5_CHUNKS(TK_DIRECT_Q5)
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        sum_minima(R, unit, h, a, msum);
-        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q5_K)
 
 // An unpacked unit of q4_K or q5_K; `dots` products fit into va, and start in the pieces at `start`.
 TK_INLINE void shared_k(
-    const int R, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit, size_t first_row,
+    const int R, const int bits, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit, size_t first_row,
     float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE], msum[TK_TILE];
+        vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
             if (first_row == 0) {
                 fetch_quarter(unit, block_bytes, h, c);
             }
-            if (TK_CENTRED) {
-                add_pairs(R, isum, unit->middles[c][h], a, TK_PIECE_SUMS);
+            if (TK_CENTRED(bits)) {
+                add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += dots) {
-                va sums[TK_TILE];
-                start_partial(R, sums, a, start + g0 / dots * 2);
+                va sums[TK_SUMS];
+                start_partial(R, bits, sums, a, start + g0 / dots * 2);
                 TK_UNROLL
                 for (int g = g0; g < g0 + dots; ++g) {
-                    dot(R, sums, vb_load(w + g * 64), a, g * 4);
+                    vb weights[TK_ABREAST];
+                    load_bytes(weights, w + g * 64);
+                    dot(R, sums, weights, a, g * 4);
                 }
-                scale_sums(R, isum, sums, unit->multipliers[2 * c + g0 / 8][h]);
+                scale_sums(R, isum, sums, unit->multipliers[2 * c + g0 / 8] + h);
             }
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        sum_minima(R, unit, h, a, msum);
-        add_k_block(R, unit, h, isum, msum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 
 TK_INLINE void shared_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    shared_k(R, 8, TK_PIECE_START_4BIT, TK_Q4_K_BYTES, unit, first_row, acc);
+    shared_k(R, 4, 8, TK_PIECE_START_4BIT, TK_Q4_K_BYTES, unit, first_row, acc);
 }
 TK_TILES(shared_q4_K)
 
 TK_INLINE void shared_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    shared_k(R, TK_DOTS_5BIT, TK_PIECE_START_5BIT, TK_Q5_K_BYTES, unit, first_row, acc);
+    shared_k(R, 5, TK_DOTS_5BIT, TK_PIECE_START_5BIT, TK_Q5_K_BYTES, unit, first_row, acc);
 }
 TK_TILES(shared_q5_K)
 
@@ -544,33 +631,38 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
 }
 
 #define TK_UNPACK_Q5(c, fifth_low, fifth_high)                                                                         \
-    TK_UNROLL                                                                                                          \
-    for (int i = 0; i < 8 * TK_H; ++i) {                                                                               \
-        const vb q = vb_load(unit->quants + c * 512 + i * 4 * TK_LANES);                                               \
-        const vb top = vb_load(unit->high + i * 4 * TK_LANES);                                                         \
-        vb_store(quants + c * 1024 + i * 4 * TK_LANES, vb_or(vb_and(q, 15), fifth_low));                               \
-        vb_store(quants + c * 1024 + 512 + i * 4 * TK_LANES, vb_or(vb_right(q, 4, 15), fifth_high));                   \
+    for (int v = 0; v < 8; ++v) {                                                                                      \
+        vb q[TK_H], top[TK_H];                                                                                         \
+        TK_UNROLL                                                                                                      \
+        for (int i = 0; i < TK_H; ++i) {                                                                               \
+            const int o = v * 64 + i * 4 * TK_LANES;                                                                   \
+            q[i] = vb_load(unit->quants + c * 512 + o);                                                                \
+            top[i] = vb_load(unit->high + o);                                                                          \
+            vb_store(quants + c * 1024 + o, vb_or(vb_and(q[i], 15), fifth_low));                                       \
+            vb_store(quants + c * 1024 + 512 + o, vb_or(vb_right(q[i], 4, 15), fifth_high));                           \
+        }                                                                                                              \
     }
 
 TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(TK_UNPACK_Q5) }
 
 // Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from a panel.
-#define TK_K_CORE(name, open, format, in_order)                                                                        \
+#define TK_K_CORE(name, open, format, bits)                                                                            \
     TK_CORE(name) {                                                                                                    \
         const size_t scales = columns / 64 * TK_PIECE_BYTES;                                                           \
         _Alignas(64) uint8_t quants[16 * TK_UNIT];                                                                     \
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
         unit.blocks = 1;                                                                                               \
-        unit.ahead = in_order ? bytes_ahead(panels, count) : TK_AHEAD;                                                 \
+        /* Of the K formats only q4_K has its weights in one place. */                                                 \
+        unit.ahead = bits == 4 ? bytes_ahead(panels, count) : TK_AHEAD;                                                \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; ++b) {                                                                        \
             unit.rows = rows + b * 4 * TK_PIECE_BYTES;                                                                 \
             unit.scales = rows + scales + b * 4;                                                                       \
             for (size_t p = 0; p < panels; ++p) {                                                                      \
                 open(panel + p * panel_bytes, columns, b, &unit);                                                      \
-                if (count <= TK_TILE) {                                                                                \
-                    direct_##format##s[count - 1](&unit, 0, result + p * count * 16);                                  \
+                if (count <= TK_DIRECT(bits)) {                                                                        \
+                    each_tile(direct_##format##s, &unit, count, result + p * count * 16);                              \
                 } else {                                                                                               \
                     unpack_##format(&unit, quants);                                                                    \
                     unit.quants = quants;                                                                              \
@@ -587,7 +679,7 @@ TK_INLINE void open_q4_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unpack_header(block, 4, unit);
     unit->quants = block + TK_K_HEADER;
 }
-TK_K_CORE(core_q4_K, open_q4_K, q4_K, true)
+TK_K_CORE(core_q4_K, open_q4_K, q4_K, 4)
 
 TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
     const uint8_t *block = panel + b * TK_Q5_K_BYTES;
@@ -597,7 +689,7 @@ TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unit->quants = block + TK_Q5_K_LOW;
     unit->high = block + TK_Q5_K_HIGH;
 }
-TK_K_CORE(core_q5_K, open_q5_K, q5_K, false)
+TK_K_CORE(core_q5_K, open_q5_K, q5_K, 5)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // q6_K
@@ -606,16 +698,16 @@ TK_K_CORE(core_q5_K, open_q5_K, q5_K, false)
 // are sum (q-32)*a already. Pieces have the sums of 16 activations times -16.
 TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t *const *a, vi *isum) {
     clear(R, isum);
-    if (TK_CENTRED) {
+    if (TK_CENTRED(6)) {
         return;
     }
     TK_UNROLL
     for (int i = 0; i < 8; ++i) {
-        add_pairs(R, isum, unit->pairs[i][h], a, i / 2 * TK_PIECE_BYTES + TK_PIECE_START_5BIT + i % 2 * 4);
+        add_pairs(R, isum, unit->pairs[i] + h, a, i / 2 * TK_PIECE_BYTES + TK_PIECE_START_5BIT + i % 2 * 4);
     }
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        isum[r] = vi_shift_left(isum[r], 1);
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        isum[i] = vi_shift_left(isum[i], 1);
     }
 }
 
@@ -629,28 +721,31 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
         const size_t piece = quarter / 2 * TK_PIECE_BYTES, group = quarter % 2 * 8 + s * 4;                            \
-        va sums[TK_TILE];                                                                                              \
-        start_partial(R, sums, a, piece + TK_PIECE_START_6BIT + (group + u0) / 2 * 2);                                 \
+        va sums[TK_SUMS];                                                                                              \
+        start_partial(R, 6, sums, a, piece + TK_START_6BIT(group + u0));                                               \
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
-            const vb q = vb_load(ql + (quarter % 2 * 8 + s * 4 + u) * 64), top = vb_load(qh + (s * 4 + u) * 64);       \
-            dot(R, sums, vb_or(low_bits, high_bits), a, piece + (group + u) * 4);                                      \
+            vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
+            load_bytes(q, ql + (quarter % 2 * 8 + s * 4 + u) * 64);                                                    \
+            load_bytes(top, qh + (s * 4 + u) * 64);                                                                    \
+            TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
+            dot(R, sums, weights, a, piece + (group + u) * 4);                                                         \
         }                                                                                                              \
-        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s][h]);                                      \
+        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s] + h);                                      \
     }
 
 #define TK_Q6_QUARTERS(each)                                                                                           \
-    each(0, vb_and(q, 15), vb_left(top, 4, 0x30))                                                                      \
-    each(1, vb_and(q, 15), vb_left(top, 2, 0x30))                                                                      \
-    each(2, vb_right(q, 4, 15), vb_and(top, 0x30))                                                                     \
-    each(3, vb_right(q, 4, 15), vb_right(top, 2, 0x30))
+    each(0, vb_and(q[i], 15), vb_left(top[i], 4, 0x30))                                                                \
+    each(1, vb_and(q[i], 15), vb_left(top[i], 2, 0x30))                                                                \
+    each(2, vb_right(q[i], 4, 15), vb_and(top[i], 0x30))                                                               \
+    each(3, vb_right(q[i], 4, 15), vb_right(top[i], 2, 0x30))
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *ql = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE];
-        vf total[TK_TILE];
+        vi isum[TK_SUMS];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
         for (int n = 0; n < 2; ++n, ql += 1024, qh += 512, advance(R, a, 2 * TK_PIECE_BYTES)) {
@@ -660,18 +755,18 @@ TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, f
             }
         }
         load_sums(R, total, acc + h * TK_LANES);
-        add_block(R, isum, unit->d[0][h], unit->scales + first_row * unit->stride, unit->stride, total);
+        add_block(R, isum, unit->d[0] + h, unit->scales + first_row * unit->stride, unit->stride, total);
         store_sums(R, total, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q6_K)
 
 TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
-    for (int h = 0; h < TK_H; ++h) {
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
-        vi isum[TK_TILE];
-        vf total[TK_TILE];
+        vi isum[TK_SUMS];
+        vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
@@ -680,27 +775,34 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
             }
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
-                va sums[TK_TILE];
-                start_partial(R, sums, a, TK_PIECE_START_6BIT + g0 / 2 * 2);
+                va sums[TK_SUMS];
+                start_partial(R, 6, sums, a, TK_START_6BIT(g0));
                 TK_UNROLL
                 for (int g = g0; g < g0 + TK_DOTS_6BIT; ++g) {
-                    dot(R, sums, vb_load(w + g * 64), a, g * 4);
+                    vb weights[TK_ABREAST];
+                    load_bytes(weights, w + g * 64);
+                    dot(R, sums, weights, a, g * 4);
                 }
-                scale_sums(R, isum, sums, unit->multipliers[4 * c + g0 / 4][h]);
+                scale_sums(R, isum, sums, unit->multipliers[4 * c + g0 / 4] + h);
             }
         }
         load_sums(R, total, acc + h * TK_LANES);
-        add_block(R, isum, unit->d[0][h], unit->scales + first_row * unit->stride, unit->stride, total);
+        add_block(R, isum, unit->d[0] + h, unit->scales + first_row * unit->stride, unit->stride, total);
         store_sums(R, total, acc + h * TK_LANES);
     }
 }
 TK_TILES(shared_q6_K)
 
 #define TK_UNPACK_Q6(quarter, low_bits, high_bits)                                                                     \
-    TK_UNROLL                                                                                                          \
-    for (int i = 0; i < 8 * TK_H; ++i) {                                                                               \
-        const vb q = vb_load(ql + quarter % 2 * 512 + i * 4 * TK_LANES), top = vb_load(qh + i * 4 * TK_LANES);         \
-        vb_store(quants + n * 2048 + quarter * 512 + i * 4 * TK_LANES, vb_or(low_bits, high_bits));                    \
+    for (int v = 0; v < 8; ++v) {                                                                                      \
+        vb q[TK_H], top[TK_H];                                                                                         \
+        TK_UNROLL                                                                                                      \
+        for (int i = 0; i < TK_H; ++i) {                                                                               \
+            const int o = v * 64 + i * 4 * TK_LANES;                                                                   \
+            q[i] = vb_load(ql + quarter % 2 * 512 + o);                                                                \
+            top[i] = vb_load(qh + o);                                                                                  \
+            vb_store(quants + n * 2048 + quarter * 512 + o, vb_or(low_bits, high_bits));                               \
+        }                                                                                                              \
     }
 
 TK_INLINE void unpack_q6_K(const tk_unit *unit, uint8_t *quants) {
@@ -723,7 +825,7 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
         }
         TK_UNROLL
         for (int i = 0; i < 8; ++i) {
-            if (!TK_CENTRED) {
+            if (!TK_CENTRED(6)) {
                 unit->pairs[i][h] = vi_pairs_i8(sc + i * 32 + h * TK_LANES, sc + i * 32 + 16 + h * TK_LANES);
             }
         }
@@ -731,7 +833,7 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     unit->quants = block + TK_Q6_K_LOW;
     unit->high = block + TK_Q6_K_HIGH;
 }
-TK_K_CORE(core_q6_K, open_q6_K, q6_K, false)
+TK_K_CORE(core_q6_K, open_q6_K, q6_K, 6)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -746,7 +848,7 @@ static tk_core *const cores[TK_FORMAT_COUNT] = {
 typedef struct { size_t rows, group; } tk_cut;
 
 TK_INLINE tk_cut cut(tk_format format, size_t panel_bytes, size_t count) {
-    const size_t rows = tk_activation_for(format) == TK_ACTIVATION_F32 ? TK_TILE : TK_CHUNK;
+    const size_t rows = tk_activation_for(format) == TK_ACTIVATION_F32 ? TK_FLOATS : TK_CHUNK;
     const size_t fitting = (512 << 10) / (panel_bytes + 1);
     return (tk_cut){.rows = rows, .group = count <= rows ? 64 : fitting < TK_PANELS ? TK_PANELS : fitting};
 }
@@ -799,8 +901,8 @@ TK_INLINE void product(const tk_product *job, size_t panel_begin, size_t panel_e
     const tk_cut sizes = cut(job->format, panel_bytes * (job->up_panels != NULL ? 2 : 1), count);
     for (size_t first = panel_begin, last; first < panel_end; first = last) {
         last = panel_end - first < sizes.group ? panel_end : first + sizes.group;
-        for (size_t i = 0, R; i < count; i += R) {
-            R = count - i < sizes.rows ? count - i : sizes.rows;
+        for (size_t i = 0, R, left = (count + sizes.rows - 1) / sizes.rows; left > 0; i += R, --left) {
+            R = (count - i + left - 1) / left;
             const uint8_t *rows = job->activations + i * job->stride;
             const size_t panels = together(job->format, R, job->stride);
             for (size_t p = first, P; p < last; p += P) {
@@ -818,10 +920,14 @@ TK_INLINE void product(const tk_product *job, size_t panel_begin, size_t panel_e
                 for (size_t q = 0; q < P; ++q) {
                     const size_t begin = (p + q) * 16;
                     const size_t width = job->rows_total - begin < 16 ? job->rows_total - begin : 16;
-                    for (size_t r = 0; r < R; ++r) {
-                        memcpy(
-                            job->out + (i + r) * job->out_stride + begin, result + (q * R + r) * 16,
-                            width * sizeof(float));
+                    float *out = job->out + i * job->out_stride + begin;
+                    for (size_t r = 0; r < R; ++r, out += job->out_stride) {
+                        const float *sums = result + (q * R + r) * 16;
+                        if (width == 16) {
+                            memcpy(out, sums, 16 * sizeof(float));  // of a known size: no call
+                        } else {
+                            memcpy(out, sums, width * sizeof(float));
+                        }
                     }
                 }
             }

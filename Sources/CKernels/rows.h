@@ -292,7 +292,7 @@ static void quantise(tk_activation activation, const float *row, size_t columns,
 static void prepare_pieces(const uint8_t *source, size_t columns, uint8_t *row) {
     for (size_t c = 0; c < columns / 64; ++c) {
         int8_t quants[64];
-        int16_t eighths[8], sums[16];
+        int16_t eighths[8], sums[24] = {0};
         memcpy(quants, source + c * 64, 64);
         for (size_t k = 0; k < 64; ++k) {
             quants[k] = quants[k] < -127 ? -127 : quants[k];
@@ -311,6 +311,10 @@ static void prepare_pieces(const uint8_t *source, size_t columns, uint8_t *row) 
         for (size_t i = 0; i < 2; ++i) {
             sums[14 + i] = (int16_t)(eighths[4 * i] + eighths[4 * i + 1] + eighths[4 * i + 2] + eighths[4 * i + 3]);
             sums[12 + i] = (int16_t)(-8 * sums[14 + i]);
+        }
+        for (size_t k = 0; k < 64; ++k) {
+            int16_t *sum = sums + 16 + k / 16 * 2 + k / 2 % 2;
+            *sum = (int16_t)(*sum - 32 * quants[k]);
         }
         memcpy(row + c * TK_PIECE_BYTES, quants, 64);
         memcpy(row + c * TK_PIECE_BYTES + 64, sums, sizeof sums);

@@ -6,15 +6,18 @@
 //   5 bits: 2 * 31 * 127 = 7,874, four of them 31,496;  6 bits: 2 * 63 * 127 = 16,002, two of them 32,004;
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.
 #define TK_LANES 8
+#define TK_ABREAST 2
+#define TK_TILE 6
+#define TK_DIRECT(bits) ((bits) == 4 ? 8 : 4)
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
 // Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+x"(x))
-#define TK_CENTRED false
-#define va_start(sum) ((void)(sum), va_zero())
+#define TK_CENTRED(bits) ((bits) == 6)
+#define TK_START_6BIT(group) (TK_PIECE_PAIRS_6BIT + (group))
 #define TK_DOTS_5BIT 4
-#define TK_DOTS_6BIT 2
+#define TK_DOTS_6BIT 4
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -22,6 +25,7 @@ typedef __m256i vb;
 typedef __m256i vw;
 typedef __m256i va;
 typedef __m256i vs;
+typedef __m256i vr;
 
 TK_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 TK_INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
@@ -67,36 +71,42 @@ TK_INLINE vb vb_and(vb a, uint8_t mask) { return _mm256_and_si256(a, _mm256_set1
 #define vb_left(a, n, mask) vb_and(_mm256_slli_epi16(a, n), mask)
 #define vb_right(a, n, mask) vb_and(_mm256_srli_epi16(a, n), mask)
 
+// Opaque, so that it is loaded once for all vectors abreast.
+TK_INLINE vr vr_load(const void *p) {
+    vr four = _mm256_set1_epi32(tk_load_i32(p));
+    TK_IN_ORDER(four);
+    return four;
+}
 TK_INLINE va va_zero(void) { return _mm256_setzero_si256(); }
-TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, _mm256_set1_epi32(tk_load_i32(a))));
+TK_INLINE va va_start(const void *sums) { return vr_load(sums); }
+TK_INLINE va va_dot(va sum, vb weights, vr a) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, a));
 }
 // The scale stands twice in each lane, once for each int16 sum.
 TK_INLINE vs vs_load_u8(const uint8_t *p) {
-    const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
-    return _mm256_or_si256(x, _mm256_slli_epi32(x, 16));
+    const __m256i bytes = _mm256_setr_epi32(
+        (int)0xff00ff00, (int)0xff01ff01, (int)0xff02ff02, (int)0xff03ff03, (int)0xff04ff04, (int)0xff05ff05,
+        (int)0xff06ff06, (int)0xff07ff07);
+    return _mm256_shuffle_epi8(_mm256_broadcastq_epi64(_mm_loadl_epi64((const void *)p)), bytes);
 }
 TK_INLINE vs vs_load_i8(const int8_t *p) {
-    const __m256i x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p));
-    return _mm256_blend_epi16(x, _mm256_slli_epi32(x, 16), 0xaa);
+    const __m128i x = _mm_loadl_epi64((const void *)p);
+    return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(x, x));
 }
 TK_INLINE vi va_total(va sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(sum, scale));
 }
 
+TK_INLINE __m128i interleave(const void *even, const void *odd) {
+    return _mm_unpacklo_epi8(_mm_loadl_epi64(even), _mm_loadl_epi64(odd));
+}
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {
-    const __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)even));
-    const __m256i high = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)odd));
-    return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+    return _mm256_cvtepu8_epi16(interleave(even, odd));
 }
-TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) {
-    const __m256i low = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)even));
-    const __m256i high = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)odd));
-    return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
-}
-TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi32(tk_load_i32(two))));
+TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) { return _mm256_cvtepi8_epi16(interleave(even, odd)); }
+TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, two));
 }
 
 TK_INLINE vw vw_load(const void *p) { return _mm256_loadu_si256(p); }
@@ -104,8 +114,8 @@ TK_INLINE vi vw_start(const void *activations) {
     (void)activations;
     return _mm256_setzero_si256();
 }
-TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) {
-    const __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(tk_load_i32(a)), weights);
+TK_INLINE vi vw_dot(vi sum, vw weights, vr a) {
+    const __m256i x = _mm256_sign_epi8(a, weights);
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }

@@ -6,6 +6,8 @@
 //   4 bits, -8...7: 8 * 4 * 8 * 127 = 32,512; 5 bits, -16...15: 4 * 4 * 16 * 127; 6 bits, -32...31: 2 * 4 * 32 * 127, the same.
 // Signed weights become unsigned by adding 128, and 128 times the sum of the activations is taken off again.
 #define TK_LANES 16
+#define TK_ABREAST 1
+#define TK_TILE 8
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
@@ -18,6 +20,7 @@ typedef __m512i vb;
 typedef __m512i vw;
 typedef __m512i va;
 typedef __m512i vs;
+typedef const int8_t *vr;
 
 TK_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 TK_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
@@ -70,17 +73,21 @@ TK_INLINE __m512i join_pairs(__m512i low, __m512i high) {
 
 TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) { return join_pairs(widen_u8(even), widen_u8(odd)); }
 TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) { return join_pairs(widen_i8(even), widen_i8(odd)); }
+// Instructions with an operand in memory spread it themselves.
+TK_INLINE vr vr_load(const int8_t *p) { return p; }
 TK_INLINE va va_zero(void) { return _mm512_setzero_si512(); }
 
 #ifdef TK_VNNI
 
 typedef int32_t __attribute__((aligned(1), may_alias)) int32_unaligned;
 
-#define TK_CENTRED true
+#define TK_CENTRED(bits) ((void)(bits), true)
+#define TK_START_6BIT(group) (TK_PIECE_START_6BIT + (group) / 2 * 2)
+#define TK_DIRECT(bits) 16
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
 
-TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
+TK_INLINE va va_dot(va sum, vb weights, vr a) {
     return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(tk_load_i32(a)));
 }
 // Above the int16 lies what follows it in memory; that half of the sum is never read.
@@ -94,7 +101,7 @@ TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     return total;
 }
 
-TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
+TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
     __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(pairs), "m"(*(const int32_unaligned *)two));
     return sum;
 }
@@ -103,16 +110,19 @@ TK_INLINE vw vw_load(const void *p) { return _mm512_xor_si512(_mm512_loadu_si512
 TK_INLINE vi vw_start(const void *activations) {
     return _mm512_set1_epi32(tk_load_i32((const uint8_t *)activations + 4));
 }
-TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) { return va_dot(sum, weights, a); }
+TK_INLINE vi vw_dot(vi sum, vw weights, vr a) { return va_dot(sum, weights, a); }
 
 #else
 
-#define TK_CENTRED false
-#define va_start(sum) ((void)(sum), va_zero())
+#define TK_CENTRED(bits) ((bits) == 6)
+#define TK_START_6BIT(group) (TK_PIECE_PAIRS_6BIT + (group))
+#define TK_DIRECT(bits) ((bits) == 4 ? 16 : 8)
 #define TK_DOTS_5BIT 4
-#define TK_DOTS_6BIT 2
+#define TK_DOTS_6BIT 4
 
-TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
+TK_INLINE va va_start(const void *sums) { return _mm512_set1_epi32(tk_load_i32(sums)); }
+
+TK_INLINE va va_dot(va sum, vb weights, vr a) {
     return _mm512_add_epi16(sum, _mm512_maddubs_epi16(weights, _mm512_set1_epi32(tk_load_i32(a))));
 }
 TK_INLINE vs vs_load_u8(const uint8_t *p) {
@@ -128,7 +138,7 @@ TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     return _mm512_add_epi32(total, _mm512_madd_epi16(sum, scale));
 }
 
-TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
+TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi32(tk_load_i32(two))));
 }
 
@@ -137,7 +147,7 @@ TK_INLINE vi vw_start(const void *activations) {
     (void)activations;
     return _mm512_setzero_si512();
 }
-TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) {
+TK_INLINE vi vw_dot(vi sum, vw weights, vr a) {
     const __m512i x = _mm512_set1_epi32(tk_load_i32(a));
     const __m512i with_sign = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), x);
     const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weights), with_sign);

@@ -3,13 +3,17 @@
 // sdot adds four products of signed bytes to an int32 exactly: weights of up to 6 bits are signed bytes too, and running
 // sums never have to be emptied.
 #define TK_LANES 4
+#define TK_ABREAST 1
+#define TK_TILE 8
+#define TK_DIRECT(bits) 8
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from taking one row's products all in a row, where each waits for the one before.
 #define TK_IN_ORDER(x) __asm__ volatile("" : "+w"(x))
 // Keeps the compiler from computing a pointer from others.
 #define TK_OPAQUE(p) __asm__("" : "+r"(p))
-#define TK_CENTRED false
+#define TK_CENTRED(bits) ((void)(bits), false)
 #define va_start(sum) ((void)(sum), va_zero())
+#define TK_START_6BIT(group) 0
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4
 
@@ -19,6 +23,7 @@ typedef uint8x16_t vb;
 typedef int8x16_t vw;
 typedef int32x4_t va;
 typedef int32x4_t vs;
+typedef const int8_t *vr;
 
 // Loads and stores are of bytes, which may lie anywhere.
 TK_INLINE vf vf_load(const float *p) { return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)p)); }
@@ -75,8 +80,9 @@ TK_INLINE int32x4_t widen_i8(const int8_t *p) {
     return vmovl_s16(vget_low_s16(x));
 }
 
+TK_INLINE vr vr_load(const int8_t *p) { return p; }
 TK_INLINE va va_zero(void) { return vdupq_n_s32(0); }
-TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
+TK_INLINE va va_dot(va sum, vb weights, vr a) {
     return vdotq_s32(sum, vreinterpretq_s8_u8(weights), four_bytes(a));
 }
 TK_INLINE vs vs_load_u8(const uint8_t *p) { return widen_u8(p); }
@@ -90,7 +96,7 @@ TK_INLINE vi vi_pairs_u8(const uint8_t *even, const uint8_t *odd) {
 TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) {
     return vsliq_n_s32(widen_i8(even), widen_i8(odd), 16);
 }
-TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
+TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
     const int16x8_t w = vreinterpretq_s16_s32(pairs), x = vreinterpretq_s16_s32(vdupq_n_s32(tk_load_i32(two)));
     const int32x4_t front = vmull_s16(vget_low_s16(w), vget_low_s16(x)), back = vmull_high_s16(w, x);
     return vaddq_s32(sum, vpaddq_s32(front, back));
@@ -101,4 +107,4 @@ TK_INLINE vi vw_start(const void *activations) {
     (void)activations;
     return vdupq_n_s32(0);
 }
-TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) { return vdotq_s32(sum, weights, four_bytes(a)); }
+TK_INLINE vi vw_dot(vi sum, vw weights, vr a) { return vdotq_s32(sum, weights, four_bytes(a)); }

@@ -6,13 +6,17 @@
 //   vs  a small integer scale for each lane, in the form that va wants
 //   vw  signed weight bytes, in the form that their product wants
 #define TK_LANES 16
+#define TK_ABREAST 1
+#define TK_TILE 8
+#define TK_DIRECT(bits) 8
 #define TK_UNROLL
 #define TK_IN_ORDER(x) ((void)(x))
 #define TK_OPAQUE(p) ((void)(p))
 // Whether sums of K formats start at minus the middle of the weights' range times the sum of the activations that will go in
 // (va_start reads it from a piece, layout.h), so that they stay small; otherwise at zero.
-#define TK_CENTRED false
+#define TK_CENTRED(bits) ((void)(bits), false)
 #define va_start(sum) ((void)(sum), va_zero())
+#define TK_START_6BIT(group) 0
 // How many va_dot may follow before va_add_scaled must empty the sums, for weights of 5 and 6 bits; for 4 bits, 8.
 #define TK_DOTS_5BIT 8
 #define TK_DOTS_6BIT 4
@@ -23,6 +27,7 @@ typedef struct { uint8_t v[4 * TK_LANES]; } vb;
 typedef struct { int8_t v[4 * TK_LANES]; } vw;
 typedef vi va;
 typedef vi vs;
+typedef const int8_t *vr;
 
 #define TK_EACH for (int l = 0; l < TK_LANES; ++l)
 
@@ -80,8 +85,9 @@ TK_INLINE vb vb_left_(vb a, int n, uint8_t mask) { TK_EACH_BYTE a.v[l] = (uint8_
 TK_INLINE vb vb_right_(vb a, int n, uint8_t mask) { TK_EACH_BYTE a.v[l] = (uint8_t)(a.v[l] >> n) & mask; return a; }
 
 // The sum of four products in each lane; `a` points to the four activations.
+TK_INLINE vr vr_load(const int8_t *p) { return p; }
 TK_INLINE va va_zero(void) { return vi_set1(0); }
-TK_INLINE va va_dot(va sum, vb weights, const int8_t *a) {
+TK_INLINE va va_dot(va sum, vb weights, vr a) {
     TK_EACH for (int j = 0; j < 4; ++j) sum.v[l] += weights.v[4 * l + j] * a[j];
     return sum;
 }
@@ -101,7 +107,7 @@ TK_INLINE vi vi_pairs_i8(const int8_t *even, const int8_t *odd) {
     TK_EACH r.v[l] = (int32_t)((uint32_t)(even[l] & 0xffff) | (uint32_t)odd[l] << 16);
     return r;
 }
-TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
+TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
     const int16_t first = (int16_t)tk_load_u16(two);
     const int16_t second = (int16_t)tk_load_u16((const uint8_t *)two + 2);
     TK_EACH sum.v[l] += (int16_t)(pairs.v[l] & 0xffff) * first + (int16_t)(pairs.v[l] >> 16) * second;
@@ -111,7 +117,7 @@ TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, const void *two) {
 // Signed 8-bit weights. A sum of their products starts from the sums of the activations that will go in (layout.h).
 TK_INLINE vw vw_load(const void *p) { vw r; memcpy(&r, p, sizeof r); return r; }
 TK_INLINE vi vw_start(const void *activations) { (void)activations; return vi_set1(0); }
-TK_INLINE vi vw_dot(vi sum, vw weights, const int8_t *a) {
+TK_INLINE vi vw_dot(vi sum, vw weights, vr a) {
     TK_EACH for (int j = 0; j < 4; ++j) sum.v[l] += weights.v[4 * l + j] * a[j];
     return sum;
 }

@@ -184,8 +184,12 @@ TK_INLINE void start_partial(const int R, const int bits, va *sums, const int8_t
         return;
     }
     TK_UNROLL
-    for (int i = 0; i < R * TK_ABREAST; ++i) {
-        sums[i] = va_start(a[i / TK_ABREAST] + offset);
+    for (int r = 0; r < R; ++r) {
+        const va start = va_start(a[r] + offset);
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            sums[r * TK_ABREAST + i] = start;
+        }
     }
 }
 
@@ -323,6 +327,7 @@ TK_TILES(tile_q8_0)
 
 // The weights' -8 is taken out of the sums: sum (q-8)*a = sum q*a - 8 * sum a.
 TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const bool apart = R * TK_ABREAST > 8;  // bytes would not stay in a register for their second half
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const int8_t *a[TK_TILE];
@@ -343,8 +348,19 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low, vb_and(q[i], 15))
                 dot(R, sum, low, a, v * 4);
-                TK_WEIGHTS(high, vb_right(q[i], 4, 15))
-                dot(R, sum, high, a, v * 4 + 16);
+                if (!apart) {
+                    TK_WEIGHTS(high, vb_right(q[i], 4, 15))
+                    dot(R, sum, high, a, v * 4 + 16);
+                }
+            }
+            TK_UNROLL
+            for (int v = 0; v < 4; ++v) {
+                if (apart) {
+                    vb q[TK_ABREAST];
+                    load_bytes(q, w + v * 64);
+                    TK_WEIGHTS(high, vb_right(q[i], 4, 15))
+                    dot(R, sum, high, a, v * 4 + 16);
+                }
             }
             TK_UNROLL
             for (int i = 0; i < R * TK_ABREAST; ++i) {

@@ -3,7 +3,8 @@
 // A tile adds the products of a unit, up to 256 values of k of one panel, with up to TK_TILE activation rows. Its sums live
 // in registers, so the number of rows is a constant in each instance; TK_ABREAST vectors of weights share what it loads of a
 // row. Few rows (TK_DIRECT) take the weights straight from the panel (`direct_...`); for more, a unit is first unpacked to
-// bytes in a buffer that stays in the first-level cache (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
+// bytes in a buffer that stays in the first-level cache (`shared_...`). A core goes over units first and panels second, so
+// that the rows' values stay in that cache too.
 
 #define TK_H (16 / TK_LANES)
 
@@ -125,20 +126,20 @@ typedef void tk_tile(const tk_unit *unit, size_t first_row, float *acc);
 
 #define TK_TILE_INSTANCE(name, R)                                                                                      \
     static void name##_##R(const tk_unit *unit, size_t first_row, float *acc) { name(R, unit, first_row, acc); }
-#define TK_SIX_TILES(name)                                                                                             \
+#define TK_FIVE_TILES(name)                                                                                            \
     TK_TILE_INSTANCE(name, 1)                                                                                          \
     TK_TILE_INSTANCE(name, 2)                                                                                          \
     TK_TILE_INSTANCE(name, 3)                                                                                          \
     TK_TILE_INSTANCE(name, 4)                                                                                          \
-    TK_TILE_INSTANCE(name, 5)                                                                                          \
-    TK_TILE_INSTANCE(name, 6)
-#if TK_TILE == 6
+    TK_TILE_INSTANCE(name, 5)
+#if TK_TILE == 5
 #define TK_TILES(name)                                                                                                 \
-    TK_SIX_TILES(name)                                                                                                 \
-    static tk_tile *const name##s[TK_TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
+    TK_FIVE_TILES(name)                                                                                                \
+    static tk_tile *const name##s[TK_TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5};
 #else
 #define TK_TILES(name)                                                                                                 \
-    TK_SIX_TILES(name)                                                                                                 \
+    TK_FIVE_TILES(name)                                                                                                \
+    TK_TILE_INSTANCE(name, 6)                                                                                          \
     TK_TILE_INSTANCE(name, 7)                                                                                          \
     TK_TILE_INSTANCE(name, 8)                                                                                          \
     static tk_tile *const name##s[TK_TILE] = {                                                                         \

@@ -7,7 +7,7 @@
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.
 #define TK_LANES 8
 #define TK_ABREAST 2
-#define TK_TILE 6
+#define TK_TILE 5
 #define TK_DIRECT(bits) ((bits) == 4 ? 8 : 4)
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.

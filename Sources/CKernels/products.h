@@ -447,27 +447,31 @@ TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit
     }
 }
 
-// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc), row after row: the sums of the minima
-// need no more registers than those of one. a: the rows' first pieces.
+// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc). a: the rows' first pieces.
 TK_INLINE void add_k_block(
     const int R, const tk_unit *unit, int h, const int8_t *const *a, const vi *isum, const uint8_t *scales,
     float *acc) {
     const vf *d = unit->d[0] + h, *minus_dmin = unit->minus_dmin + h;
+    // Row after row where registers do not hold the sums of the minima of all.
+    const int step = TK_ABREAST > 1 ? 1 : R;
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
-        vi msum[TK_ABREAST];
-        clear(1, msum);
+    for (int first = 0; first < R; first += step) {
+        vi msum[TK_SUMS];
+        clear(step, msum);
         TK_UNROLL
         for (int i = 0; i < 4; ++i) {
-            add_pairs(1, msum, unit->pairs[i] + h, a + r, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
+            add_pairs(step, msum, unit->pairs[i] + h, a + first, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
         }
         TK_UNROLL
-        for (int i = 0; i < TK_ABREAST; ++i) {
-            float *sum = acc + r * 16 + i * TK_LANES;
-            TK_IN_ORDER(msum[i]);
-            const vf total = vf_fma(vf_from_vi(isum[r * TK_ABREAST + i]), vf_mul(d[i], scale), vf_load(sum));
-            vf_store(sum, vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[i], scale), total));
+        for (int i = 0; i < step * TK_ABREAST; ++i) {
+            const int r = first + i / TK_ABREAST, w = i % TK_ABREAST;
+            float *sum = acc + r * 16 + w * TK_LANES;
+            const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
+            if (step < R) {
+                TK_IN_ORDER(msum[i]);
+            }
+            const vf total = vf_fma(vf_from_vi(isum[r * TK_ABREAST + w]), vf_mul(d[w], scale), vf_load(sum));
+            vf_store(sum, vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[w], scale), total));
         }
     }
 }
@@ -641,6 +645,7 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
 }
 
 #define TK_UNPACK_Q5(c, fifth_low, fifth_high)                                                                         \
+    TK_UNROLL                                                                                                          \
     for (int v = 0; v < 8; ++v) {                                                                                      \
         vb q[TK_H], top[TK_H];                                                                                         \
         TK_UNROLL                                                                                                      \
@@ -802,6 +807,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
 TK_TILES(shared_q6_K)
 
 #define TK_UNPACK_Q6(quarter, low_bits, high_bits)                                                                     \
+    TK_UNROLL                                                                                                          \
     for (int v = 0; v < 8; ++v) {                                                                                      \
         vb q[TK_H], top[TK_H];                                                                                         \
         TK_UNROLL                                                                                                      \

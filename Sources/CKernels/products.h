@@ -476,9 +476,10 @@ TK_INLINE void add_k_block(
     }
 }
 
-// A quarter of a super-block, as one vector of rows goes over the one before: many requests at once would have to wait.
-TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, int h, int quarter) {
-    if (h == 0) {
+// A quarter of a super-block, as the first tile's first vectors go over the one before: many requests at once would have to
+// wait.
+TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, size_t first_row, int h, int quarter) {
+    if (first_row == 0 && h == 0) {
         fetch_ahead(unit->block + quarter * (block_bytes / 4), block_bytes / 4);
     }
 }
@@ -494,7 +495,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
-            fetch_quarter(unit, TK_Q4_K_BYTES, h, c);
+            fetch_quarter(unit, TK_Q4_K_BYTES, first_row, h, c);
             if (TK_CENTRED(4)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -538,7 +539,7 @@ TK_TILES(direct_q4_K)
     each(3, vb_right(top[i], 2, 16), vb_right(top[i], 3, 16))
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
-    fetch_quarter(unit, TK_Q5_K_BYTES, h, c);                                                                          \
+    fetch_quarter(unit, TK_Q5_K_BYTES, first_row, h, c);                                                               \
     if (TK_CENTRED(5)) {                                                                                               \
         add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);                                                    \
     }                                                                                                                  \
@@ -599,9 +600,7 @@ TK_INLINE void shared_k(
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            if (first_row == 0) {
-                fetch_quarter(unit, block_bytes, h, c);
-            }
+            fetch_quarter(unit, block_bytes, first_row, h, c);
             if (TK_CENTRED(bits)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -729,7 +728,7 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
 // halves s of one multiplier each.
 #define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
     if (quarter % 2 == 0 && s == 0) {                                                                                  \
-        fetch_quarter(unit, TK_Q6_K_BYTES, h, 2 * n + quarter / 2);                                                    \
+        fetch_quarter(unit, TK_Q6_K_BYTES, first_row, h, 2 * n + quarter / 2);                                         \
     }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
@@ -783,9 +782,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            if (first_row == 0) {
-                fetch_quarter(unit, TK_Q6_K_BYTES, h, c);
-            }
+            fetch_quarter(unit, TK_Q6_K_BYTES, first_row, h, c);
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
                 va sums[TK_SUMS];

@@ -3,7 +3,8 @@
 // A tile adds the products of a unit, up to 256 values of k of one panel, with up to TK_TILE activation rows. Its sums live
 // in registers, so the number of rows is a constant in each instance; TK_ABREAST vectors of weights share what it loads of a
 // row. Few rows (TK_DIRECT) take the weights straight from the panel (`direct_...`); for more, a unit is first unpacked to
-// bytes in a buffer that stays in the first-level cache (`shared_...`). A core goes over units first and panels second, so that the rows' values stay in that cache too.
+// bytes in a buffer that stays in the first-level cache (`shared_...`). A core goes over units first and panels second, so
+// that the rows' values stay in that cache too.
 
 #define TK_H (16 / TK_LANES)
 
@@ -131,20 +132,20 @@ typedef void tk_tile(const tk_unit *unit, size_t first_row, float *acc);
 
 #define TK_TILE_INSTANCE(name, R)                                                                                      \
     static void name##_##R(const tk_unit *unit, size_t first_row, float *acc) { name(R, unit, first_row, acc); }
-#define TK_SIX_TILES(name)                                                                                             \
+#define TK_FIVE_TILES(name)                                                                                            \
     TK_TILE_INSTANCE(name, 1)                                                                                          \
     TK_TILE_INSTANCE(name, 2)                                                                                          \
     TK_TILE_INSTANCE(name, 3)                                                                                          \
     TK_TILE_INSTANCE(name, 4)                                                                                          \
-    TK_TILE_INSTANCE(name, 5)                                                                                          \
-    TK_TILE_INSTANCE(name, 6)
-#if TK_TILE == 6
+    TK_TILE_INSTANCE(name, 5)
+#if TK_TILE == 5
 #define TK_TILES(name)                                                                                                 \
-    TK_SIX_TILES(name)                                                                                                 \
-    static tk_tile *const name##s[TK_TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
+    TK_FIVE_TILES(name)                                                                                                \
+    static tk_tile *const name##s[TK_TILE] = {name##_1, name##_2, name##_3, name##_4, name##_5};
 #else
 #define TK_TILES(name)                                                                                                 \
-    TK_SIX_TILES(name)                                                                                                 \
+    TK_FIVE_TILES(name)                                                                                                \
+    TK_TILE_INSTANCE(name, 6)                                                                                          \
     TK_TILE_INSTANCE(name, 7)                                                                                          \
     TK_TILE_INSTANCE(name, 8)                                                                                          \
     static tk_tile *const name##s[TK_TILE] = {                                                                         \
@@ -190,8 +191,12 @@ TK_INLINE void start_partial(const int R, const int bits, va *sums, const int8_t
         return;
     }
     TK_UNROLL
-    for (int i = 0; i < R * TK_ABREAST; ++i) {
-        sums[i] = va_start(a[i / TK_ABREAST] + offset);
+    for (int r = 0; r < R; ++r) {
+        const va start = va_start(a[r] + offset);
+        TK_UNROLL
+        for (int i = 0; i < TK_ABREAST; ++i) {
+            sums[r * TK_ABREAST + i] = start;
+        }
     }
 }
 
@@ -329,6 +334,7 @@ TK_TILES(tile_q8_0)
 
 // The weights' -8 is taken out of the sums: sum (q-8)*a = sum q*a - 8 * sum a.
 TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
+    const bool apart = R * TK_ABREAST > 8;  // bytes would not stay in a register for their second half
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const int8_t *a[TK_TILE];
@@ -349,8 +355,19 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low, vb_and(q[i], 15))
                 dot(R, sum, low, a, v * 4);
-                TK_WEIGHTS(high, vb_right(q[i], 4, 15))
-                dot(R, sum, high, a, v * 4 + 16);
+                if (!apart) {
+                    TK_WEIGHTS(high, vb_right(q[i], 4, 15))
+                    dot(R, sum, high, a, v * 4 + 16);
+                }
+            }
+            TK_UNROLL
+            for (int v = 0; v < 4; ++v) {
+                if (apart) {
+                    vb q[TK_ABREAST];
+                    load_bytes(q, w + v * 64);
+                    TK_WEIGHTS(high, vb_right(q[i], 4, 15))
+                    dot(R, sum, high, a, v * 4 + 16);
+                }
             }
             TK_UNROLL
             for (int i = 0; i < R * TK_ABREAST; ++i) {
@@ -437,34 +454,39 @@ TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit
     }
 }
 
-// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc), row after row: the sums of the minima
-// need no more registers than those of one. a: the rows' first pieces.
+// acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc). a: the rows' first pieces.
 TK_INLINE void add_k_block(
     const int R, const tk_unit *unit, int h, const int8_t *const *a, const vi *isum, const uint8_t *scales,
     float *acc) {
     const vf *d = unit->d[0] + h, *minus_dmin = unit->minus_dmin + h;
+    // Row after row where registers do not hold the sums of the minima of all.
+    const int step = TK_ABREAST > 1 ? 1 : R;
     TK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
-        vi msum[TK_ABREAST];
-        clear(1, msum);
+    for (int first = 0; first < R; first += step) {
+        vi msum[TK_SUMS];
+        clear(step, msum);
         TK_UNROLL
         for (int i = 0; i < 4; ++i) {
-            add_pairs(1, msum, unit->pairs[i] + h, a + r, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
+            add_pairs(step, msum, unit->pairs[i] + h, a + first, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
         }
         TK_UNROLL
-        for (int i = 0; i < TK_ABREAST; ++i) {
-            float *sum = acc + r * 16 + i * TK_LANES;
-            TK_IN_ORDER(msum[i]);
-            const vf total = vf_fma(vf_from_vi(isum[r * TK_ABREAST + i]), vf_mul(d[i], scale), vf_load(sum));
-            vf_store(sum, vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[i], scale), total));
+        for (int i = 0; i < step * TK_ABREAST; ++i) {
+            const int r = first + i / TK_ABREAST, w = i % TK_ABREAST;
+            float *sum = acc + r * 16 + w * TK_LANES;
+            const vf scale = vf_set1(tk_load_f32(scales + r * unit->stride));
+            if (step < R) {
+                TK_IN_ORDER(msum[i]);
+            }
+            const vf total = vf_fma(vf_from_vi(isum[r * TK_ABREAST + w]), vf_mul(d[w], scale), vf_load(sum));
+            vf_store(sum, vf_fma(vf_from_vi(msum[i]), vf_mul(minus_dmin[w], scale), total));
         }
     }
 }
 
-// A quarter of a super-block, as one vector of rows goes over the one before: many requests at once would have to wait.
-TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, int h, int quarter) {
-    if (h == 0) {
+// A quarter of a super-block, as the first tile's first vectors go over the one before: many requests at once would have to
+// wait.
+TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, size_t first_row, int h, int quarter) {
+    if (first_row == 0 && h == 0) {
         fetch_ahead(unit->block + unit->ahead + quarter * (block_bytes / 4), block_bytes / 4);
     }
 }
@@ -480,7 +502,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
-            fetch_quarter(unit, TK_Q4_K_BYTES, h, c);
+            fetch_quarter(unit, TK_Q4_K_BYTES, first_row, h, c);
             if (TK_CENTRED(4)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -524,7 +546,7 @@ TK_TILES(direct_q4_K)
     each(3, vb_right(top[i], 2, 16), vb_right(top[i], 3, 16))
 
 #define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
-    fetch_quarter(unit, TK_Q5_K_BYTES, h, c);                                                                          \
+    fetch_quarter(unit, TK_Q5_K_BYTES, first_row, h, c);                                                               \
     if (TK_CENTRED(5)) {                                                                                               \
         add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);                                                    \
     }                                                                                                                  \
@@ -585,9 +607,7 @@ TK_INLINE void shared_k(
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            if (first_row == 0) {
-                fetch_quarter(unit, block_bytes, h, c);
-            }
+            fetch_quarter(unit, block_bytes, first_row, h, c);
             if (TK_CENTRED(bits)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -631,6 +651,7 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
 }
 
 #define TK_UNPACK_Q5(c, fifth_low, fifth_high)                                                                         \
+    TK_UNROLL                                                                                                          \
     for (int v = 0; v < 8; ++v) {                                                                                      \
         vb q[TK_H], top[TK_H];                                                                                         \
         TK_UNROLL                                                                                                      \
@@ -716,7 +737,7 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
 // halves s of one multiplier each.
 #define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
     if (quarter % 2 == 0 && s == 0) {                                                                                  \
-        fetch_quarter(unit, TK_Q6_K_BYTES, h, 2 * n + quarter / 2);                                                    \
+        fetch_quarter(unit, TK_Q6_K_BYTES, first_row, h, 2 * n + quarter / 2);                                         \
     }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
@@ -770,9 +791,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            if (first_row == 0) {
-                fetch_quarter(unit, TK_Q6_K_BYTES, h, c);
-            }
+            fetch_quarter(unit, TK_Q6_K_BYTES, first_row, h, c);
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
                 va sums[TK_SUMS];
@@ -794,6 +813,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
 TK_TILES(shared_q6_K)
 
 #define TK_UNPACK_Q6(quarter, low_bits, high_bits)                                                                     \
+    TK_UNROLL                                                                                                          \
     for (int v = 0; v < 8; ++v) {                                                                                      \
         vb q[TK_H], top[TK_H];                                                                                         \
         TK_UNROLL                                                                                                      \

@@ -3,11 +3,14 @@
 // vpmaddubsw multiplies unsigned with signed bytes and adds pairs into int16 with saturation, so what goes in is
 // bounded:
 //   4 bits: a pair is at most 2 * 15 * 127 = 3,810, eight of them 30,480;
-//   5 bits: 2 * 31 * 127 = 7,874, four of them 31,496;  6 bits: 2 * 63 * 127 = 16,002, two of them 32,004;
+//   5 bits: 2 * 31 * 127 = 7,874, four of them 31,496;
+//   6 bits: 2 * 63 * 127 = 16,002; sums wrap, so four of them that start centred end right: -32...31, 4 * 2 * 32 * 127 = 32,512;
 //   8 bits signed, as |w| times a with w's sign: 2 * 128 * 127 = 32,512.
+// Of the 16 registers a tile has 10 for sums, 2 for weights, one for a row's activations and one for products; a sixth row of
+// sums made it slower. A product is three operations: vpmaddubsw, vpaddw, and the load that two vectors share.
 #define TK_LANES 8
 #define TK_ABREAST 2
-#define TK_TILE 6
+#define TK_TILE 5
 #define TK_DIRECT(bits) ((bits) == 4 ? 8 : 4)
 #define TK_UNROLL _Pragma("GCC unroll 16")
 // Keeps the compiler from computing a pointer from others.

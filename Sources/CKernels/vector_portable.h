@@ -5,15 +5,20 @@
 //   va  running sums of products of 4-bit to 6-bit weights with int8 activations, maybe narrower than int32
 //   vs  a small integer scale for each lane, in the form that va wants
 //   vw  signed weight bytes, in the form that their product wants
+//   vr  four int8 activations of a row, for all lanes
 #define TK_LANES 16
+// A tile of products has up to TK_TILE rows times TK_ABREAST vectors of weights: as many sums as registers hold, besides what
+// they are made of. The vectors abreast share each vr.
 #define TK_ABREAST 1
 #define TK_TILE 8
+// Up to how many rows take weights of so many bits straight from the panel: unpacking is a store and more for each vector.
 #define TK_DIRECT(bits) 8
 #define TK_UNROLL
 #define TK_IN_ORDER(x) ((void)(x))
 #define TK_OPAQUE(p) ((void)(p))
 // Whether sums of K formats start at minus the middle of the weights' range times the sum of the activations that will go in
-// (va_start reads it from a piece, layout.h), so that they stay small; otherwise at zero.
+// (va_start reads it from a piece, layout.h; for 6 bits and the group of four values at TK_START_6BIT), so that they stay small;
+// otherwise at zero.
 #define TK_CENTRED(bits) ((void)(bits), false)
 #define va_start(sum) ((void)(sum), va_zero())
 #define TK_START_6BIT(group) 0

@@ -91,6 +91,21 @@ static void gather(const uint8_t *groups, size_t r, size_t count, uint8_t *out) 
     }
 }
 
+// The 32 bytes of qh, transposed as 8 x 8 bits: byte 4m + j has bit m of bytes j, 4 + j, ..., 28 + j. Its own inverse.
+static void transpose_fifths(uint8_t *qh) {
+    for (size_t j = 0; j < 4; ++j) {
+        uint8_t bits[8] = {0};
+        for (size_t m = 0; m < 8; ++m) {
+            for (size_t v = 0; v < 8; ++v) {
+                bits[m] |= (uint8_t)((qh[4 * v + j] >> m & 1) << v);
+            }
+        }
+        for (size_t m = 0; m < 8; ++m) {
+            qh[4 * m + j] = bits[m];
+        }
+    }
+}
+
 // Row r's block b as it was before the panel was made: the inverse of the interleaving.
 static void extract_block(tk_format format, const uint8_t *panel, size_t blocks, size_t b, size_t r, uint8_t *block) {
     const uint8_t *groups = panel + tk_scale_section(blocks);
@@ -112,12 +127,28 @@ static void extract_block(tk_format format, const uint8_t *panel, size_t blocks,
             for (size_t i = 0; i < 12; ++i) {
                 block[4 + i] = source[TK_K_SCALES + i * 16 + r];
             }
-            gather(source + TK_K_HEADER, r, fifth ? 160 : 128, block + 16);
+            if (!fifth) {
+                gather(source + TK_K_HEADER, r, 128, block + 16);
+                break;
+            }
+            for (size_t c = 0; c < 4; ++c) {
+                const uint8_t *chunk = source + TK_K_HEADER + c * TK_Q5_K_CHUNK;
+                gather(chunk, r, 8, block + 16 + c * 8);
+                gather(chunk + TK_Q5_K_LOW, r, 32, block + 48 + c * 32);
+            }
+            transpose_fifths(block + 16);
             break;
         }
         case TK_FORMAT_Q6_K: {
             const uint8_t *source = groups + b * TK_Q6_K_BYTES;
-            gather(source + TK_Q6_K_LOW, r, 192, block);
+            for (size_t n = 0; n < 2; ++n) {
+                for (size_t s = 0; s < 2; ++s) {
+                    const uint8_t *chunk = source + TK_Q6_K_SCALES + (2 * n + s) * TK_Q6_K_CHUNK;
+                    gather(chunk, r, 16, block + 128 + n * 32 + s * 16);
+                    gather(chunk + TK_Q6_K_LOW, r, 16, block + n * 64 + s * 16);
+                    gather(chunk + TK_Q6_K_LOW + 256, r, 16, block + n * 64 + 32 + s * 16);
+                }
+            }
             for (size_t i = 0; i < 16; ++i) {
                 block[192 + i] = source[i * 16 + r];
             }

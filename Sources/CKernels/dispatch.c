@@ -7,14 +7,16 @@
 #include <sys/auxv.h>
 #endif
 
-size_t tk_ahead_in_order = TK_AHEAD;
+bool tk_reads_in_order = false;
 
 #if defined(__x86_64__)
-__attribute__((constructor)) static void know_the_vendor(void) {
+static bool made_by_amd(void) {
     uint32_t a, b, c, d;
-    if (__get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_AMD_ebx && c == signature_AMD_ecx) {
-        tk_ahead_in_order = 1024;
-    }
+    return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_AMD_ebx && c == signature_AMD_ecx;
+}
+
+__attribute__((constructor)) static void know_the_vendor(void) {
+    tk_reads_in_order = made_by_amd();
 }
 #endif
 
@@ -25,6 +27,7 @@ static const tk_table *const tables[TK_ISA_COUNT] = {
     [TK_ISA_AVX2] = &tk_table_avx2,
     [TK_ISA_AVX512] = &tk_table_avx512,
     [TK_ISA_AVX512VNNI] = &tk_table_avx512vnni,
+    [TK_ISA_AVX512VNNI_WIDE] = &tk_table_avx512vnni_wide,
 #elif defined(__aarch64__)
     [TK_ISA_NEON] = &tk_table_neon,
 #endif
@@ -57,6 +60,7 @@ static bool supported(tk_isa isa) {
         case TK_ISA_AVX512:
             return has_avx512;
         case TK_ISA_AVX512VNNI:
+        case TK_ISA_AVX512VNNI_WIDE:
             return has_avx512 && (c & vnni) != 0;
         default:
             return false;
@@ -88,11 +92,17 @@ tk_isa tk_isa_best(void) {
             best = (tk_isa)isa;
         }
     }
+#if defined(__x86_64__)
+    if (best == TK_ISA_AVX512VNNI_WIDE && !made_by_amd()) {
+        best = TK_ISA_AVX512VNNI;
+    }
+#endif
     return best;
 }
 
 const char *tk_isa_name(tk_isa isa) {
-    static const char *const names[TK_ISA_COUNT] = {"portable", "avx2", "avx512", "avx512vnni", "neon"};
+    static const char *const names[TK_ISA_COUNT] = {"portable", "avx2",            "avx512",
+                                                    "avx512vnni", "avx512vnni-wide", "neon"};
     return (unsigned)isa < TK_ISA_COUNT ? names[isa] : "unknown";
 }
 

@@ -12,8 +12,9 @@
 
 // Bytes that memory is asked for in advance: the hardware's prefetcher stops at every page, and loses its way between panels.
 enum { TK_AHEAD = 4608 };
-// The same where one row takes a panel in order. AMD's prefetcher is faster alone than together with requests far ahead.
-extern size_t tk_ahead_in_order;
+// AMD's prefetcher is faster alone than together with requests far ahead, if memory is read in order. One row does that.
+enum { TK_AHEAD_IN_ORDER = 1024 };
+extern bool tk_reads_in_order;
 
 #define TK_INLINE static inline __attribute__((always_inline, unused))
 
@@ -24,11 +25,12 @@ enum {
     TK_K_DMIN = 32,
     TK_K_SCALES = 64,
     TK_Q4_K_BYTES = 2304,
-    TK_Q5_K_HIGH = 256,      // offset of qh
-    TK_Q5_K_LOW = 768,       // offset of qs
+    TK_Q5_K_CHUNK = 640,     // bytes of 64 values of k: their fifth bits, then
+    TK_Q5_K_LOW = 128,       // qs
     TK_Q5_K_BYTES = 2816,
-    TK_Q6_K_LOW = 256,       // offset of ql, behind the scales
-    TK_Q6_K_HIGH = 2304,     // offset of qh
+    TK_Q6_K_SCALES = 256,
+    TK_Q6_K_CHUNK = 768,     // bytes of 64 values of k: qh, then
+    TK_Q6_K_LOW = 256,       // ql
     TK_Q6_K_BYTES = 3328,
 };
 

@@ -279,6 +279,7 @@ uint64_t tk_measure_read(tk_isa isa, const void *memory, size_t bytes) {
             return read_avx2(memory, bytes);
         case TK_ISA_AVX512:
         case TK_ISA_AVX512VNNI:
+        case TK_ISA_AVX512VNNI_WIDE:
             return read_avx512(memory, bytes);
 #elif defined(__aarch64__)
         case TK_ISA_NEON:
@@ -297,6 +298,7 @@ uint64_t tk_measure_integers(tk_isa isa, size_t rounds) {
         case TK_ISA_AVX512:
             return integers_avx512(rounds);
         case TK_ISA_AVX512VNNI:
+        case TK_ISA_AVX512VNNI_WIDE:
             return integers_avx512vnni(rounds);
 #elif defined(__aarch64__)
         case TK_ISA_NEON:
@@ -314,6 +316,7 @@ uint64_t tk_measure_floats(tk_isa isa, size_t rounds) {
             return floats_avx2(rounds);
         case TK_ISA_AVX512:
         case TK_ISA_AVX512VNNI:
+        case TK_ISA_AVX512VNNI_WIDE:
             return floats_avx512(rounds);
 #elif defined(__aarch64__)
         case TK_ISA_NEON:

@@ -15,15 +15,23 @@ enum {
     TK_UNIT = 256,    // values of k in a unit
 };
 
-// Bytes that memory is asked for in advance where `panels` panels take `count` rows in a format whose weights are read in the
-// order in which they lie.
+// Whether `panels` panels and `count` rows are read so that the hardware's prefetcher does best alone.
+TK_INLINE bool in_order(size_t panels, size_t count) { return tk_reads_in_order && panels == 1 && count == 1; }
+
 TK_INLINE size_t bytes_ahead(size_t panels, size_t count) {
-    return panels == 1 && count == 1 ? tk_ahead_in_order : TK_AHEAD;
+    return in_order(panels, count) ? TK_AHEAD_IN_ORDER : TK_AHEAD;
 }
 
 TK_INLINE void fetch_ahead(const uint8_t *p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) {
         __builtin_prefetch(p + i, 0, 2);
+    }
+}
+
+// Brings bytes that are needed now and then into a cache, so that what is read between them is read in order.
+TK_INLINE void touch(const uint8_t *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) {
+        (void)*(const volatile uint8_t *)(p + i);
     }
 }
 
@@ -112,7 +120,6 @@ TK_FLOAT_CORE(core_bf16, vf_load_bf16, 2)
 // What a tile reads. A sub-block is a run of k with one multiplier: 32 values, in q6_K 16.
 typedef struct {
     const uint8_t *quants;         // direct: as in the panel; shared: groups of 64 bytes in order of k
-    const uint8_t *high;           // direct q5_K, q6_K: qh
     const uint8_t *block;          // the weights in the panel, for asking memory ahead in small portions
     const uint8_t *rows;           // the first row's int8 values, or its pieces, from the unit's first k on
     const uint8_t *scales;         // the first row's, from the unit's first block on
@@ -390,6 +397,9 @@ TK_TILES(tile_q4_0)
         unit.stride = stride;                                                                                          \
         unit.ahead = bytes_ahead(panels, count);                                                                       \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
+        if (in_order(panels, count)) {                                                                                 \
+            touch(panel + first * 32, (last - first) * 32);                                                            \
+        }                                                                                                              \
         for (size_t b = first; b < last; b += 8) {                                                                     \
             unit.blocks = last - b < 8 ? last - b : 8;                                                                 \
             unit.rows = rows + b * 32;                                                                                 \
@@ -538,58 +548,74 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
 }
 TK_TILES(direct_q4_K)
 
-// Bits 2c and 2c+1 of qh go on top of the nibbles of chunk c. Shifts are constants.
-#define TK_Q5_CHUNKS(each)                                                                                             \
-    each(0, vb_left(top[i], 4, 16), vb_left(top[i], 3, 16))                                                            \
-    each(1, vb_left(top[i], 2, 16), vb_left(top[i], 1, 16))                                                            \
-    each(2, vb_and(top[i], 16), vb_right(top[i], 1, 16))                                                               \
-    each(3, vb_right(top[i], 2, 16), vb_right(top[i], 3, 16))
+// Groups 0...3 and 4...7 of a chunk: bit v of `fifths[0]` goes on top of group v's low nibble, of `fifths[1]` on top of its high
+// one. Shifts are constants.
+#define TK_FIRST_FIFTHS(each)                                                                                          \
+    each(0, vb_left(fifths[0][i], 4, 16), vb_left(fifths[1][i], 4, 16))                                                \
+    each(1, vb_left(fifths[0][i], 3, 16), vb_left(fifths[1][i], 3, 16))                                                \
+    each(2, vb_left(fifths[0][i], 2, 16), vb_left(fifths[1][i], 2, 16))                                                \
+    each(3, vb_left(fifths[0][i], 1, 16), vb_left(fifths[1][i], 1, 16))
+#define TK_LAST_FIFTHS(each)                                                                                           \
+    each(4, vb_and(fifths[0][i], 16), vb_and(fifths[1][i], 16))                                                        \
+    each(5, vb_right(fifths[0][i], 1, 16), vb_right(fifths[1][i], 1, 16))                                              \
+    each(6, vb_right(fifths[0][i], 2, 16), vb_right(fifths[1][i], 2, 16))                                              \
+    each(7, vb_right(fifths[0][i], 3, 16), vb_right(fifths[1][i], 3, 16))
 
-#define TK_DIRECT_Q5(c, fifth_low, fifth_high)                                                                         \
-    fetch_quarter(unit, TK_Q5_K_BYTES, first_row, h, c);                                                               \
-    if (TK_CENTRED(5)) {                                                                                               \
-        add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);                                                    \
-    }                                                                                                                  \
-    TK_UNROLL                                                                                                          \
-    for (int v0 = 0; v0 < 8; v0 += TK_DOTS_5BIT) {                                                                     \
-        va low[TK_SUMS], high[TK_SUMS];                                                                                \
-        start_partial(R, 5, low, a, TK_PIECE_START_5BIT + v0 / 4 * 2);                                                 \
-        start_partial(R, 5, high, a, TK_PIECE_START_5BIT + v0 / 4 * 2 + 4);                                            \
-        TK_UNROLL                                                                                                      \
-        for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
-            vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
-            load_bytes(q, w + c * 512 + v * 64);                                                                       \
-            load_bytes(top, qh + v * 64);                                                                              \
-            TK_WEIGHTS(low_weights, vb_or(vb_and(q[i], 15), fifth_low))                                                \
-            dot(R, low, low_weights, a, v * 4);                                                                        \
-            if (!halves_apart(R)) {                                                                                    \
-                TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), fifth_high))                                     \
-                dot(R, high, high_weights, a, v * 4 + 32);                                                             \
-            }                                                                                                          \
+#define TK_Q5_HIGH(v, low_fifth, high_fifth)                                                                           \
+    {                                                                                                                  \
+        vb q[TK_ABREAST];                                                                                              \
+        load_bytes(q, w + TK_Q5_K_LOW + v * 64);                                                                       \
+        TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), high_fifth))                                             \
+        dot(R, high, high_weights, a, v * 4 + 32);                                                                     \
+    }
+#define TK_Q5_LOW(v, low_fifth, high_fifth)                                                                            \
+    {                                                                                                                  \
+        vb q[TK_ABREAST];                                                                                              \
+        load_bytes(q, w + TK_Q5_K_LOW + v * 64);                                                                       \
+        TK_WEIGHTS(low_weights, vb_or(vb_and(q[i], 15), low_fifth))                                                    \
+        dot(R, low, low_weights, a, v * 4);                                                                            \
+        if (!halves_apart(R)) {                                                                                        \
+            TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), high_fifth))                                         \
+            dot(R, high, high_weights, a, v * 4 + 32);                                                                 \
         }                                                                                                              \
-        scale_sums(R, isum, low, unit->multipliers[2 * c] + h);                                                        \
-        TK_UNROLL                                                                                                      \
-        for (int v = v0; v < v0 + TK_DOTS_5BIT; ++v) {                                                                 \
-            if (halves_apart(R)) {                                                                                     \
-                vb q[TK_ABREAST], top[TK_ABREAST];                                                                     \
-                load_bytes(q, w + c * 512 + v * 64);                                                                   \
-                load_bytes(top, qh + v * 64);                                                                          \
-                TK_WEIGHTS(high_weights, vb_or(vb_right(q[i], 4, 15), fifth_high))                                     \
-                dot(R, high, high_weights, a, v * 4 + 32);                                                             \
-            }                                                                                                          \
-        }                                                                                                              \
-        scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);                                                   \
-    }                                                                                                                  \
-    advance(R, a, TK_PIECE_BYTES);
+    }
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const uint8_t *w = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
+        const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
-        TK_Q5_CHUNKS(TK_DIRECT_Q5)
+        for (int c = 0; c < 4; ++c, w += TK_Q5_K_CHUNK, advance(R, a, TK_PIECE_BYTES)) {
+            fetch_quarter(unit, TK_Q5_K_BYTES, first_row, h, c);
+            if (TK_CENTRED(5)) {
+                add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
+            }
+            vb fifths[2][TK_ABREAST];
+            load_bytes(fifths[0], w);
+            load_bytes(fifths[1], w + 64);
+            TK_UNROLL
+            for (int part = 0; part < 8 / TK_DOTS_5BIT; ++part) {
+                va low[TK_SUMS], high[TK_SUMS];
+                start_partial(R, 5, low, a, TK_PIECE_START_5BIT + part * 2);
+                start_partial(R, 5, high, a, TK_PIECE_START_5BIT + part * 2 + 4);
+                if (part == 0) {
+                    TK_FIRST_FIFTHS(TK_Q5_LOW)
+                }
+                if (part == 1 || TK_DOTS_5BIT == 8) {
+                    TK_LAST_FIFTHS(TK_Q5_LOW)
+                }
+                scale_sums(R, isum, low, unit->multipliers[2 * c] + h);
+                if (part == 0 && halves_apart(R)) {
+                    TK_FIRST_FIFTHS(TK_Q5_HIGH)
+                }
+                if ((part == 1 || TK_DOTS_5BIT == 8) && halves_apart(R)) {
+                    TK_LAST_FIFTHS(TK_Q5_HIGH)
+                }
+                scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);
+            }
+        }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
         add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
@@ -650,21 +676,27 @@ TK_INLINE void unpack_q4_K(const tk_unit *unit, uint8_t *quants) {
     }
 }
 
-#define TK_UNPACK_Q5(c, fifth_low, fifth_high)                                                                         \
+#define TK_UNPACK_Q5(v, low_fifth, high_fifth)                                                                         \
     TK_UNROLL                                                                                                          \
-    for (int v = 0; v < 8; ++v) {                                                                                      \
-        vb q[TK_H], top[TK_H];                                                                                         \
-        TK_UNROLL                                                                                                      \
-        for (int i = 0; i < TK_H; ++i) {                                                                               \
-            const int o = v * 64 + i * 4 * TK_LANES;                                                                   \
-            q[i] = vb_load(unit->quants + c * 512 + o);                                                                \
-            top[i] = vb_load(unit->high + o);                                                                          \
-            vb_store(quants + c * 1024 + o, vb_or(vb_and(q[i], 15), fifth_low));                                       \
-            vb_store(quants + c * 1024 + 512 + o, vb_or(vb_right(q[i], 4, 15), fifth_high));                           \
-        }                                                                                                              \
+    for (int i = 0; i < TK_H; ++i) {                                                                                   \
+        const vb q = vb_load(w + TK_Q5_K_LOW + v * 64 + i * 4 * TK_LANES);                                             \
+        vb_store(quants + v * 64 + i * 4 * TK_LANES, vb_or(vb_and(q, 15), low_fifth));                                 \
+        vb_store(quants + 512 + v * 64 + i * 4 * TK_LANES, vb_or(vb_right(q, 4, 15), high_fifth));                     \
     }
 
-TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(TK_UNPACK_Q5) }
+TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) {
+    const uint8_t *w = unit->quants;
+    for (int c = 0; c < 4; ++c, w += TK_Q5_K_CHUNK, quants += 1024) {
+        vb fifths[2][TK_H];
+        TK_UNROLL
+        for (int i = 0; i < TK_H; ++i) {
+            fifths[0][i] = vb_load(w + i * 4 * TK_LANES);
+            fifths[1][i] = vb_load(w + 64 + i * 4 * TK_LANES);
+        }
+        TK_FIRST_FIFTHS(TK_UNPACK_Q5)
+        TK_LAST_FIFTHS(TK_UNPACK_Q5)
+    }
+}
 
 // Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from a panel.
 #define TK_K_CORE(name, open, format, bits)                                                                            \
@@ -674,8 +706,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) { TK_Q5_CHUNKS(
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
         unit.blocks = 1;                                                                                               \
-        /* Of the K formats only q4_K has its weights in one place. */                                                 \
-        unit.ahead = bits == 4 ? bytes_ahead(panels, count) : TK_AHEAD;                                                \
+        unit.ahead = bytes_ahead(panels, count);                                                                       \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; ++b) {                                                                        \
             unit.rows = rows + b * 4 * TK_PIECE_BYTES;                                                                 \
@@ -707,8 +738,7 @@ TK_INLINE void open_q5_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
     (void)columns;
     unit->block = block;
     unpack_header(block, 5, unit);
-    unit->quants = block + TK_Q5_K_LOW;
-    unit->high = block + TK_Q5_K_HIGH;
+    unit->quants = block + TK_K_HEADER;
 }
 TK_K_CORE(core_q5_K, open_q5_K, q5_K, 5)
 
@@ -732,9 +762,9 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
     }
 }
 
-// Half n of a super-block has four quarters of 32 values: their low bits lie in the low nibbles of ql[0...31] and
-// ql[32...63], then in the high nibbles of the same; their high bits are the four bit pairs of qh[0...31]. A quarter has two
-// halves s of one multiplier each.
+// Half n of a super-block has four quarters of 32 values, and a quarter two halves s of one multiplier each. Chunk 2n+s has
+// the four halves s: low bits in the low nibbles of its first and its second four groups of ql, then in the high nibbles of
+// the same; high bits in the four bit pairs of its groups of qh.
 #define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
     if (quarter % 2 == 0 && s == 0) {                                                                                  \
         fetch_quarter(unit, TK_Q6_K_BYTES, first_row, h, 2 * n + quarter / 2);                                         \
@@ -747,8 +777,8 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
             vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
-            load_bytes(q, ql + (quarter % 2 * 8 + s * 4 + u) * 64);                                                    \
-            load_bytes(top, qh + (s * 4 + u) * 64);                                                                    \
+            load_bytes(q, w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter % 2 * 4 + u) * 64);                           \
+            load_bytes(top, w + s * TK_Q6_K_CHUNK + u * 64);                                                           \
             TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
             dot(R, sums, weights, a, piece + (group + u) * 4);                                                         \
         }                                                                                                              \
@@ -763,13 +793,13 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const uint8_t *ql = unit->quants + h * 4 * TK_LANES, *qh = unit->high + h * 4 * TK_LANES;
+        const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
-        for (int n = 0; n < 2; ++n, ql += 1024, qh += 512, advance(R, a, 2 * TK_PIECE_BYTES)) {
+        for (int n = 0; n < 2; ++n, w += 2 * TK_Q6_K_CHUNK, advance(R, a, 2 * TK_PIECE_BYTES)) {
             TK_UNROLL
             for (int s = 0; s < 2; ++s) {
                 TK_Q6_QUARTERS(TK_DIRECT_Q6)
@@ -814,21 +844,23 @@ TK_TILES(shared_q6_K)
 
 #define TK_UNPACK_Q6(quarter, low_bits, high_bits)                                                                     \
     TK_UNROLL                                                                                                          \
-    for (int v = 0; v < 8; ++v) {                                                                                      \
+    for (int u = 0; u < 4; ++u) {                                                                                      \
         vb q[TK_H], top[TK_H];                                                                                         \
         TK_UNROLL                                                                                                      \
         for (int i = 0; i < TK_H; ++i) {                                                                               \
-            const int o = v * 64 + i * 4 * TK_LANES;                                                                   \
-            q[i] = vb_load(ql + quarter % 2 * 512 + o);                                                                \
-            top[i] = vb_load(qh + o);                                                                                  \
-            vb_store(quants + n * 2048 + quarter * 512 + o, vb_or(low_bits, high_bits));                               \
+            const int o = u * 64 + i * 4 * TK_LANES;                                                                   \
+            q[i] = vb_load(w + TK_Q6_K_LOW + quarter % 2 * 256 + o);                                                   \
+            top[i] = vb_load(w + o);                                                                                   \
+            vb_store(quants + quarter * 512 + o, vb_or(low_bits, high_bits));                                          \
         }                                                                                                              \
     }
 
 TK_INLINE void unpack_q6_K(const tk_unit *unit, uint8_t *quants) {
-    for (int n = 0; n < 2; ++n) {
-        const uint8_t *ql = unit->quants + n * 1024, *qh = unit->high + n * 512;
-        TK_Q6_QUARTERS(TK_UNPACK_Q6)
+    const uint8_t *w = unit->quants;
+    for (int n = 0; n < 2; ++n, quants += 3 * 512) {
+        for (int s = 0; s < 2; ++s, w += TK_Q6_K_CHUNK, quants += 256) {
+            TK_Q6_QUARTERS(TK_UNPACK_Q6)
+        }
     }
 }
 
@@ -850,8 +882,7 @@ TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit
             }
         }
     }
-    unit->quants = block + TK_Q6_K_LOW;
-    unit->high = block + TK_Q6_K_HIGH;
+    unit->quants = block + TK_Q6_K_SCALES;
 }
 TK_K_CORE(core_q6_K, open_q6_K, q6_K, 6)
 
@@ -879,8 +910,7 @@ TK_INLINE size_t together(tk_format format, size_t R, size_t stride) {
     if (tk_activation_for(format) == TK_ACTIVATION_F32) {
         return float_panels(R);
     }
-    const bool in_order = R == 1 && tk_ahead_in_order < TK_AHEAD;
-    return R * stride > (16 << 10) && !in_order ? TK_PANELS : 1;
+    return R * stride > (16 << 10) && !in_order(1, R) ? TK_PANELS : 1;
 }
 
 enum { TK_RESULT = TK_PANELS * TK_CHUNK * 16 };  // floats that a core writes at most

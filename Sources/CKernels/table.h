@@ -36,6 +36,7 @@ extern const tk_table tk_table_portable;
 extern const tk_table tk_table_avx2;
 extern const tk_table tk_table_avx512;
 extern const tk_table tk_table_avx512vnni;
+extern const tk_table tk_table_avx512vnni_wide;
 #elif defined(__aarch64__)
 extern const tk_table tk_table_neon;
 #endif

@@ -4,6 +4,9 @@
 // have to be emptied; but to multiply an int32 by a scale and add it takes three operations of the two ports that also
 // compute the products, and an int16 one (vpdpwssd). Centred sums are int16:
 //   4 bits, -8...7: 8 * 4 * 8 * 127 = 32,512; 5 bits, -16...15: 4 * 4 * 16 * 127; 6 bits, -32...31: 2 * 4 * 32 * 127, the same.
+// On AMD's processors vpmulld is one operation and vpaddd goes to other ports, so with TK_WIDE sums are plain int32s: a
+// multiplication for each sub-block, none for its centre, and no more starts than sub-blocks. There unpacking at once as
+// many rows' weights also hides behind the products.
 // Signed weights become unsigned by adding 128, and 128 times the sum of the activations is taken off again.
 #define TK_LANES 16
 #define TK_ABREAST 1
@@ -81,11 +84,19 @@ TK_INLINE va va_zero(void) { return _mm512_setzero_si512(); }
 
 typedef int32_t __attribute__((aligned(1), may_alias)) int32_unaligned;
 
+#ifdef TK_WIDE
+#define TK_CENTRED(bits) ((void)(bits), false)
+#define TK_START_6BIT(group) 0
+#define TK_DIRECT(bits) TK_CHUNK
+#define TK_DOTS_5BIT 8
+#define TK_DOTS_6BIT 4
+#else
 #define TK_CENTRED(bits) ((void)(bits), true)
 #define TK_START_6BIT(group) (TK_PIECE_START_6BIT + (group) / 2 * 2)
 #define TK_DIRECT(bits) 16
 #define TK_DOTS_5BIT 4
 #define TK_DOTS_6BIT 2
+#endif
 
 TK_INLINE va va_dot(va sum, vb weights, vr a) {
     return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(tk_load_i32(a)));
@@ -93,13 +104,20 @@ TK_INLINE va va_dot(va sum, vb weights, vr a) {
 // Above the int16 lies what follows it in memory; that half of the sum is never read.
 TK_INLINE va va_start(const void *sum) { return _mm512_set1_epi32(tk_load_i32(sum)); }
 TK_INLINE vs vs_load_u8(const uint8_t *p) { return widen_u8(p); }
-TK_INLINE vs vs_load_i8(const int8_t *p) { return _mm512_and_si512(widen_i8(p), _mm512_set1_epi32(0xffff)); }
 TK_INLINE vi va_total(va sum) { return sum; }
+#ifdef TK_WIDE
+TK_INLINE vs vs_load_i8(const int8_t *p) { return widen_i8(p); }
+TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
+    return _mm512_add_epi32(total, _mm512_mullo_epi32(sum, scale));
+}
+#else
+TK_INLINE vs vs_load_i8(const int8_t *p) { return _mm512_and_si512(widen_i8(p), _mm512_set1_epi32(0xffff)); }
 // The scale's upper half is 0. Clang would make a multiplication and an addition of the intrinsic.
 TK_INLINE vi va_add_scaled(vi total, va sum, vs scale) {
     __asm__("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(sum), "v"(scale));
     return total;
 }
+#endif
 
 TK_INLINE vi vi_dot_pairs(vi sum, vi pairs, vr two) {
     __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(pairs), "m"(*(const int32_unaligned *)two));

@@ -13,7 +13,7 @@ struct Tramontane: ParsableCommand {
             command line comes first, then the environment, then the file.
 
             TRAMONTANE_ISA names the instruction set that this process and those it starts compute with: portable, avx2, \
-            avx512, avx512vnni or neon. It changes no bit of a result. Default: the fastest that the machine has.
+            avx512, avx512vnni, avx512vnni-wide or neon. It changes no bit of a result. Default: the fastest that the machine has.
 
             Example:
               tramontane up --model cluster/demo --workers 4 --stages 2 --http 127.0.0.1:8080 --listen 127.0.0.1:7000 \

@@ -19,21 +19,39 @@ import Testing
             case 0..<2: return begin + half(byte)
             case 2..<4: return begin + 32 + half(byte - 2)
             case 4..<16: return begin + 64 + (byte - 4) * 16 + row
-            default: return begin + 256 + unit(byte - 16)
+            default:
+                if format == .q4_K {
+                    return begin + 256 + unit(byte - 16)
+                }
+                return begin + 256 + (byte - 48) / 32 * 640 + 128 + unit((byte - 48) % 32)
             }
         case .q6_K:
             let begin = scales + block * 3328
             switch byte {
-            case 0..<128: return begin + 256 + unit(byte)
-            case 128..<192: return begin + 256 + 2048 + unit(byte - 128)
+            case 0..<128:
+                let (n, second, s) = (byte / 64, byte / 32 % 2, byte / 16 % 2)
+                return begin + 256 + (2 * n + s) * 768 + 256 + second * 256 + unit(byte % 16)
+            case 128..<192: return begin + 256 + (byte - 128) / 16 * 768 + unit(byte % 16)
             case 192..<208: return begin + (byte - 192) * 16 + row
             default: return block * 32 + half(byte - 208)
             }
         }
     }
 
+    /// The same for a bit: those of q5_K's `qh` are spread over the bytes of the values that they belong to.
+    private func place(
+        _ format: TensorFormat, row: Int, block: Int, byte: Int, bit: Int, columns: Int
+    ) -> (byte: Int, bit: Int) {
+        guard format == .q5_K, (16..<48).contains(byte) else {
+            return (place(format, row: row, block: block, byte: byte, columns: columns), bit)
+        }
+        // Bit `bit` of qh[l] belongs to value 32 * bit + l.
+        let (chunk, nibble, unit, inUnit) = (bit / 2, bit % 2, (byte - 16) / 4, byte % 4)
+        return (block * 2816 + 256 + chunk * 640 + nibble * 64 + row * 4 + inUnit, unit)
+    }
+
     @Test(arguments: TensorFormat.allCases)
-    func everyByteLiesWhereTheLayoutSays(_ format: TensorFormat) {
+    func everyBitLiesWhereTheLayoutSays(_ format: TensorFormat) {
         let seed: UInt64 = 1
         var generator = SeededGenerator(seed: seed)
         // Three blocks: the scales' section needs its padding.
@@ -48,10 +66,12 @@ import Testing
             var expected = [UInt8](repeating: 0, count: panel.count)
             for row in 0..<rows {
                 for byte in 0..<rowBytes {
-                    let target = place(
-                        format, row: row, block: byte / format.bytesPerBlock, byte: byte % format.bytesPerBlock,
-                        columns: columns)
-                    expected[target] = source[row * rowBytes + byte]
+                    for bit in 0..<8 {
+                        let target = place(
+                            format, row: row, block: byte / format.bytesPerBlock, byte: byte % format.bytesPerBlock,
+                            bit: bit, columns: columns)
+                        expected[target.byte] |= (source[row * rowBytes + byte] >> bit & 1) << target.bit
+                    }
                 }
             }
             #expect(panel == expected, "seed \(seed), \(rows) rows")

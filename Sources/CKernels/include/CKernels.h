@@ -42,15 +42,16 @@ typedef enum tk_isa {
     TK_ISA_AVX2 = 1,        // AVX2, FMA, F16C
     TK_ISA_AVX512 = 2,      // AVX-512 F, BW, VL, DQ
     TK_ISA_AVX512VNNI = 3,  // the same with VNNI
-    TK_ISA_NEON = 4,        // NEON of Armv8.2 with the dot product
-    TK_ISA_COUNT = 5,
+    TK_ISA_AVX512VNNI_WIDE = 4,  // the same where int32s are multiplied as fast as int16s: AMD's processors
+    TK_ISA_NEON = 5,        // NEON of Armv8.2 with the dot product
+    TK_ISA_COUNT = 6,
 } tk_isa;
 
 // Whether this build and this processor (and its operating system) have `isa`.
 bool tk_isa_available(tk_isa isa);
 // The fastest that is available.
 tk_isa tk_isa_best(void);
-// "portable", "avx2", "avx512", "avx512vnni", "neon"; "unknown" otherwise.
+// "portable", "avx2", "avx512", "avx512vnni", "avx512vnni-wide", "neon"; "unknown" otherwise.
 const char *tk_isa_name(tk_isa isa);
 
 // One look's pause, for a thread that looks again and again for what another one writes.
@@ -77,7 +78,7 @@ static inline void tk_pause(void) {
 //   q5_K      256    176  d, dmin f16, scales[12], qh[32], qs[128]           d*sc*q - dmin*m
 //   q6_K      256    210  ql[128], qh[64], scales[16] int8, d f16            d*sc*(q-32)
 //
-// Panel layout, version 1. Matrices that are multiplied are stored as panels of 16 rows (the last one is padded with
+// Panel layout, version 2. Matrices that are multiplied are stored as panels of 16 rows (the last one is padded with
 // zero bytes). Panel p holds rows 16p...16p+15; all panels of a matrix have the same size, tk_panel_bytes. A vector
 // register then holds the same k of many rows, so a product needs no sums across lanes:
 //
@@ -94,10 +95,12 @@ static inline void tk_pause(void) {
 //   q4_K   for each super-block (2304 bytes):
 //          | 16 d | 16 dmin | scales[0] of 16 rows | ... | scales[11] of 16 rows |   256 bytes
 //          | for c in 0...3, v in 0...7: group of qs[32c+4v+j] |                     2048 bytes
-//   q5_K   (2816 bytes) the header of q4_K | for v in 0...7: group of qh[4v+j] | the 2048 bytes of q4_K
+//   q5_K   for each super-block (2816 bytes): the header of q4_K, then for c in 0...3
+//          | two groups of fifth bits | for v in 0...7: group of qs[32c+4v+j] |      128 + 512 bytes
+//          bit v of byte j of the group w in 0...1 is the fifth bit of value 64c+32w+4v+j, which is bit 2c+w of qh[4v+j]
 //   q6_K   +------ d: 16 f16 for each super-block, padded to a multiple of 64 bytes ------+
-//          +------ for each super-block 3072 + 256 bytes: scales[i] of 16 rows for i in 0...15 |
-//                  for u in 0...31: group of ql[4u+j] | for u in 0...15: group of qh[4u+j] ------+
+//          +------ for each super-block 256 + 3072 bytes: scales[i] of 16 rows for i in 0...15, then for n, s in 0...1
+//                  | 4 groups of qh[32n+16s+4u+j] | 4 of ql[64n+16s+4u+j] | 4 of ql[64n+32+16s+4u+j] | for u in 0...3 ------+
 //
 // To add a format: an entry in the tables of formats.c and its layout here; in products.h a core (for a format of
 // super-blocks: `open_...`, which finds a block and its multipliers, `direct_...`, `unpack_...` and `shared_...` tiles) and

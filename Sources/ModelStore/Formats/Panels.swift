@@ -22,6 +22,14 @@ package enum Panels {
                 from: source + sourceOffset, stride: rowBytes, to: target + panelOffset, stride: unit, unit: unit,
                 count: count)
         }
+        let fifths = layout.fifths
+        guard !fifths.isEmpty else { return }
+        for block in 0..<layout.blocks {
+            let part = target + layout.blockBase + block * layout.panelBlockBytes
+            for byte in 0..<4 * TensorFormat.panelRows {
+                transposeBits(part + byte) { fifths[$0] }
+            }
+        }
     }
 
     /// The inverse of ``pack(_:rows:columns:into:)``.
@@ -40,6 +48,33 @@ package enum Panels {
             copy(
                 from: source + panelOffset, stride: unit, to: target + rowOffset, stride: rowBytes, unit: unit,
                 count: count)
+        }
+        guard let fifths = layout.fifthsSource else { return }
+        for block in 0..<count * layout.blocks {
+            let part = target + block * layout.sourceBlockBytes + fifths
+            for byte in 0..<4 {
+                transposeBits(part + byte) { 4 * $0 }
+            }
+        }
+    }
+
+    /// Eight bytes as a matrix of 8 x 8 bits, transposed where it lies; byte `i` is `offset(i)` behind `base`. (Warren, Hacker's
+    /// Delight, 7-3.)
+    @inline(__always)
+    private static func transposeBits(_ base: UnsafeMutableRawPointer, offset: (Int) -> Int) {
+        var bits: UInt64 = 0
+        for byte in 0..<8 {
+            bits |= UInt64(base.load(fromByteOffset: offset(byte), as: UInt8.self)) << (8 * UInt64(byte))
+        }
+        for (shift, mask) in [(7, 0x00AA_00AA_00AA_00AA), (14, 0x0000_CCCC_0000_CCCC), (28, 0x0000_0000_F0F0_F0F0)]
+            as [(UInt64, UInt64)]
+        {
+            let moved = (bits ^ (bits >> shift)) & mask
+            bits ^= moved ^ (moved << shift)
+        }
+        for byte in 0..<8 {
+            base.storeBytes(
+                of: UInt8(truncatingIfNeeded: bits >> (8 * UInt64(byte))), toByteOffset: offset(byte), as: UInt8.self)
         }
     }
 

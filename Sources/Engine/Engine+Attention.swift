@@ -13,6 +13,12 @@ package final class AttentionBatch {
     fileprivate private(set) var tableStarts: [Int] = []
     fileprivate private(set) var angles: [(cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>)] = []
     fileprivate private(set) var work = AttentionWork()
+    /// The rows that go on after the last layer's keys and values, lowest first; nil where all do.
+    package var ending: [Int]? { endsEarly ? endingRows : nil }
+    /// Those rows as a batch of their own.
+    fileprivate private(set) var end: AttentionBatch?
+    private var endsEarly = false
+    private var endingRows: [Int] = []
     private var follows: [Bool] = []
     private var pageCount = 0
     private let memory = Scratch()
@@ -32,11 +38,28 @@ package final class AttentionBatch {
         follows.removeAll(keepingCapacity: true)
         tokens = 0
         pageCount = 0
+        endsEarly = false
+        endingRows.removeAll(keepingCapacity: true)
     }
 
-    /// Takes rows that are right.
+    /// Takes rows that are right, and those of them that `ending` names as rows that go on to the end.
     fileprivate func take(
-        _ rows: ArraySlice<PlacedRow>, pages: [Int32], rotary: RotaryTable, keyValueHeads: Int, threads: Int
+        _ rows: ArraySlice<PlacedRow>, ending: [Int], pages: [Int32], rotary: RotaryTable, keyValueHeads: Int,
+        threads: Int
+    ) {
+        take(rows, pages: pages, rotary: rotary, keyValueHeads: keyValueHeads, threads: threads)
+        guard ending.count < rows.count else { return }
+        endsEarly = true
+        endingRows.append(contentsOf: ending)
+        let end = end ?? AttentionBatch()
+        self.end = end
+        end.take(
+            ending.lazy.map { rows[rows.startIndex + $0] }, pages: pages, rotary: rotary, keyValueHeads: keyValueHeads,
+            threads: threads)
+    }
+
+    fileprivate func take(
+        _ rows: some Collection<PlacedRow>, pages: [Int32], rotary: RotaryTable, keyValueHeads: Int, threads: Int
     ) {
         removeAll()
         var last: PlacedRow?
@@ -72,7 +95,7 @@ extension Engine {
     /// Checks the rows of a step.
     ///
     /// - Throws: as `fill`.
-    package func batch(_ rows: [AttentionRow]) throws -> AttentionBatch {
+    package func batch(_ rows: [AttentionRow], ending: [Int]? = nil) throws -> AttentionBatch {
         var placed: [PlacedRow] = []
         var pages: PageTable = []
         for (index, row) in rows.enumerated() {
@@ -85,16 +108,27 @@ extension Engine {
             }
         }
         let batch = AttentionBatch()
-        try fill(batch, rows: placed[...], pages: pages)
+        try fill(batch, rows: placed[...], ending: ending, pages: pages)
         return batch
     }
 
     /// Checks the rows of a step and puts them into a batch, in place of what it held.
     ///
-    /// - Parameter pages: the rows' tables.
+    /// - Parameters:
+    ///   - ending: places in `rows`, lowest first, of those whose hidden state after the model's last layer is wanted; nil for
+    ///     all. Of others that layer computes keys and values alone, since nothing else will be asked of them.
+    ///   - pages: the rows' tables.
     /// - Throws: `EngineError` `position_range` for a position outside the context or past its pages, `page_range` for a page
-    ///   that the engine does not have.
-    package func fill(_ batch: AttentionBatch, rows: ArraySlice<PlacedRow>, pages: PageTable) throws {
+    ///   that the engine does not have, `row_count` where `ending` names rows that are not there.
+    package func fill(
+        _ batch: AttentionBatch, rows: ArraySlice<PlacedRow>, ending: [Int]? = nil, pages: PageTable
+    ) throws {
+        if let ending,
+            zip(ending, ending.dropFirst()).contains(where: { $0 >= $1 }) || (ending.first ?? 0) < 0
+                || (ending.last ?? -1) >= rows.count
+        {
+            throw EngineError(code: "row_count", message: "rows \(ending) of \(rows.count)")
+        }
         var checked: Range<Int>?
         for row in rows {
             guard row.position >= 0, row.position < shape.contextLength,
@@ -111,11 +145,21 @@ extension Engine {
             }
             checked = row.pages
         }
-        batch.take(rows, pages: pages, rotary: rotary, keyValueHeads: shape.keyValueHeads, threads: threads)
+        let heads = shape.keyValueHeads
+        if let ending {
+            batch.take(rows, ending: ending, pages: pages, rotary: rotary, keyValueHeads: heads, threads: threads)
+        } else {
+            batch.take(rows, pages: pages, rotary: rotary, keyValueHeads: heads, threads: threads)
+        }
+    }
+
+    /// The rows that a layer computes in full; nil for all.
+    func rowsInFull(layer: Int, of batch: AttentionBatch) -> [Int]? {
+        layer == shape.layers - 1 ? batch.ending : nil
     }
 
     /// x += wo · attention(norm(x)), in place, for each row. All rows' keys and values are stored before any row attends, so
-    /// the rows of a prompt see each other.
+    /// the rows of a prompt see each other. In the model's last layer only the rows that the batch ends with change.
     ///
     /// - Throws: `EngineError` `not_held` for another shard's layer, `row_count` where `hidden` and the batch differ.
     package func attention(layer: Int, batch: AttentionBatch, hidden: RowBuffer) throws {
@@ -125,38 +169,74 @@ extension Engine {
             throw EngineError(
                 code: "row_count", message: "\(hidden.rows) rows of hidden state for a batch of \(batch.count)")
         }
-        let count = batch.count
-        let (heads, keyValueHeads, width) = (shape.heads, shape.keyValueHeads, shape.headDimension)
         let local = layer - shard.layers.lowerBound
+        guard let rows = rowsInFull(layer: layer, of: batch), let end = batch.end else {
+            project(weights, 0..<3, hidden: hidden, rows: nil, count: batch.count)
+            storeKeysAndValues(layer: local, batch: batch, turningQueries: true)
+            attend(layer: local, batch: batch, weights: weights)
+            tk_add(Kernels.isa, hidden.base, outputs.base, batch.count * shape.hidden)
+            return
+        }
+        project(weights, 1..<3, hidden: hidden, rows: nil, count: batch.count)
+        storeKeysAndValues(layer: local, batch: batch, turningQueries: false)
+        guard !rows.isEmpty else { return }
+        project(weights, 0..<1, hidden: hidden, rows: rows, count: rows.count)
+        turnQueries(of: end)
+        attend(layer: local, batch: end, weights: weights)
+        for (index, row) in rows.enumerated() {
+            tk_add(Kernels.isa, hidden[row], outputs[index], shape.hidden)
+        }
+    }
 
+    /// Norms rows and multiplies them with some of the matrices for queries, keys and values.
+    ///
+    /// - Parameter rows: the rows of `hidden`; nil for all.
+    private func project(_ weights: LayerWeights, _ matrices: Range<Int>, hidden: RowBuffer, rows: [Int]?, count: Int) {
         input.reset(count: count, columns: shape.hidden, formats: weights.queryKeyValueFormats)
         products.eachRow(count, bytes: rowCost) { [self] row in
             tk_rmsnorm(
-                Kernels.isa, hidden[row], weights.attentionNorm.base, shape.hidden, shape.normEpsilon, input.row(row))
+                Kernels.isa, hidden[rows?[row] ?? row], weights.attentionNorm.base, shape.hidden, shape.normEpsilon,
+                input.row(row))
             input.encode(row: row)
         }
         queryKeyValue.resize(rows: count)
         products.multiply(
-            weights.queryKeyValue, offsets: queryKeyValueOffsets, input: input, out: queryKeyValue.base,
-            stride: queryKeyValue.width)
+            weights.queryKeyValue[matrices], offsets: queryKeyValueOffsets[matrices], input: input,
+            out: queryKeyValue.base, stride: queryKeyValue.width)
+    }
 
-        products.eachRow(count, bytes: queryKeyValue.width * MemoryLayout<Float>.size) { [self] row in
+    private func storeKeysAndValues(layer: Int, batch: AttentionBatch, turningQueries: Bool) {
+        let (heads, keyValueHeads, width) = (shape.heads, shape.keyValueHeads, shape.headDimension)
+        products.eachRow(batch.count, bytes: queryKeyValue.width * MemoryLayout<Float>.size) { [self] row in
             let queries = queryKeyValue[row]
             let keys = queries + queryKeyValueOffsets[1]
             let angles = batch.angles[row]
             // Queries and keys lie side by side: one call turns the heads of both.
-            tk_rotary_apply(Kernels.isa, queries, heads + keyValueHeads, width, angles.cosines, angles.sines)
-            var view = keyValues.view(layer: local, pages: batch.tables + batch.tableStarts[row])
+            let first = turningQueries ? queries : keys
+            tk_rotary_apply(
+                Kernels.isa, first, (turningQueries ? heads : 0) + keyValueHeads, width, angles.cosines, angles.sines)
+            var view = keyValues.view(layer: layer, pages: batch.tables + batch.tableStarts[row])
             tk_kv_store(Kernels.isa, &view, batch.positions[row], keys, queries + queryKeyValueOffsets[2])
         }
+    }
 
-        inner.reset(count: count, columns: heads * width, formats: ActivationFormats(weights.wo.activation))
-        attend(layer: local, batch: batch)
-        products.eachRow(count, bytes: heads * width * MemoryLayout<Float>.size) { [self] row in inner.encode(row: row)
+    private func turnQueries(of batch: AttentionBatch) {
+        for row in 0..<batch.count {
+            let angles = batch.angles[row]
+            tk_rotary_apply(
+                Kernels.isa, queryKeyValue[row], shape.heads, shape.headDimension, angles.cosines, angles.sines)
         }
-        outputs.resize(rows: count)
+    }
+
+    /// From the rows' queries to wo · attention in `outputs`.
+    private func attend(layer: Int, batch: AttentionBatch, weights: LayerWeights) {
+        let columns = shape.heads * shape.headDimension
+        inner.reset(count: batch.count, columns: columns, formats: ActivationFormats(weights.wo.activation))
+        attend(layer: layer, batch: batch)
+        products.eachRow(batch.count, bytes: columns * MemoryLayout<Float>.size) { [self] row in inner.encode(row: row)
+        }
+        outputs.resize(rows: batch.count)
         products.multiply(weights.wo, input: inner, out: outputs.base, stride: outputs.width)
-        tk_add(Kernels.isa, hidden.base, outputs.base, count * shape.hidden)
     }
 
     /// From the rows' queries in `queryKeyValue` to their weighted values in `inner`.

@@ -49,16 +49,20 @@ extension Engine {
 
     /// Runs rows through every layer of a shard that holds the whole model; `hidden` gets the rows after the last layer.
     ///
-    /// - Parameter rows: where each token stands; as many as tokens.
-    /// - Returns: the last row's route in every layer.
-    package func forward(tokens: [Int32], rows: [AttentionRow], hidden: RowBuffer) throws -> [Route] {
+    /// - Parameters:
+    ///   - rows: where each token stands; as many as tokens.
+    ///   - ending: the rows that are wanted after the last layer, lowest first; nil for all.
+    /// - Returns: the last row's route in every layer, if it is wanted.
+    package func forward(
+        tokens: [Int32], rows: [AttentionRow], ending: [Int]? = nil, hidden: RowBuffer
+    ) throws -> [Route] {
         try embed(tokens, into: hidden)
-        let batch = try batch(rows)
+        let batch = try batch(rows, ending: ending)
         var routes: [Route] = []
         for layer in shard.layers {
             try attention(layer: layer, batch: batch, hidden: hidden)
-            let routed = try mixture(layer: layer, hidden: hidden)
-            if routed.rows > 0 { routes.append(routed.route(routed.rows - 1)) }
+            let routed = try mixture(layer: layer, batch: batch, hidden: hidden)
+            if routed.rows > 0, routed.isRouted(routed.rows - 1) { routes.append(routed.route(routed.rows - 1)) }
         }
         return routes
     }

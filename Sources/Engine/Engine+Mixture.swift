@@ -7,16 +7,17 @@ extension Engine {
     ///
     /// - Returns: what the router chose, valid until the next call.
     /// - Throws: `EngineError` `not_held` where the shard lacks the layer or a chosen expert.
+    /// - Parameter batch: which rows of the last layer go on; nil for all.
     @discardableResult
-    package func mixture(layer: Int, hidden: RowBuffer) throws -> RoutedRows {
-        let routed = try route(layer: layer, hidden: hidden, into: localRoutes)
+    package func mixture(layer: Int, batch: AttentionBatch? = nil, hidden: RowBuffer) throws -> RoutedRows {
+        let routed = try route(layer: layer, batch: batch, hidden: hidden, into: localRoutes)
         let used = routed.expertsUsed
         expertOutputs.resize(rows: routed.rows * used)
         sortedRows.sort(routed, experts: shape.experts)
         try experts(
             layer: layer, groups: sortedRows.groups, rows: sortedRows.rows, format: routed.format, into: expertOutputs)
         try withUnsafeTemporaryAllocation(of: UnsafePointer<Float>.self, capacity: used) { outputs in
-            for row in 0..<routed.rows {
+            for row in 0..<routed.rows where routed.isRouted(row) {
                 for place in 0..<used {
                     let output = sortedRows.places[row * used + place]
                     outputs.initializeElement(at: place, to: UnsafePointer(expertOutputs[output]))
@@ -29,29 +30,42 @@ extension Engine {
 
     /// Norms each row, chooses its experts, and encodes it once as all experts of the layer take it.
     ///
-    /// - Parameter routed: used again where given; otherwise made.
+    /// - Parameters:
+    ///   - batch: which rows of the last layer go on: others get no experts. nil for all.
+    ///   - routed: used again where given; otherwise made.
     /// - Throws: `EngineError` `not_held` where the shard lacks the layer.
-    package func route(layer: Int, hidden: RowBuffer, into routed: RoutedRows = RoutedRows()) throws -> RoutedRows {
+    package func route(
+        layer: Int, batch: AttentionBatch? = nil, hidden: RowBuffer, into routed: RoutedRows = RoutedRows()
+    ) throws -> RoutedRows {
         let weights = try weights(ofLayer: layer)
         try check(hidden, width: shape.hidden)
         let format = expertInput[layer]
         let rowBytes = format.rowBytes(columns: shape.hidden)
         routed.reset(rows: hidden.rows, expertsUsed: shape.expertsUsed, format: format, rowBytes: rowBytes)
-        input.reset(count: hidden.rows, columns: shape.hidden, formats: ActivationFormats(.f32))
-        let encoded = routed.encoded
-        products.eachRow(hidden.rows, bytes: rowCost) { [self] row in
-            tk_rmsnorm(
-                Kernels.isa, hidden[row], weights.feedForwardNorm.base, shape.hidden, shape.normEpsilon, input.row(row))
-            tk_quantise(
-                Kernels.isa, format.kernelActivation, input.row(row), shape.hidden, encoded + row * rowBytes)
+        let rows = batch.flatMap { rowsInFull(layer: layer, of: $0) }
+        if let rows {
+            routed.leaveOut()
+            guard !rows.isEmpty else { return routed }
         }
-        gateLogits.resize(rows: 2 * hidden.rows)
+        let count = rows?.count ?? hidden.rows
+        input.reset(count: count, columns: shape.hidden, formats: ActivationFormats(.f32))
+        let encoded = routed.encoded
+        products.eachRow(count, bytes: rowCost) { [self] index in
+            let row = rows?[index] ?? index
+            tk_rmsnorm(
+                Kernels.isa, hidden[row], weights.feedForwardNorm.base, shape.hidden, shape.normEpsilon,
+                input.row(index))
+            tk_quantise(
+                Kernels.isa, format.kernelActivation, input.row(index), shape.hidden, encoded + row * rowBytes)
+        }
+        gateLogits.resize(rows: 2 * count)
         products.multiply(weights.gate, input: input, out: gateLogits.base, stride: gateLogits.width)
         routed.withChoices { experts, chances in
-            for row in 0..<hidden.rows {
+            for index in 0..<count {
+                let first = (rows?[index] ?? index) * shape.expertsUsed
                 tk_route(
-                    Kernels.isa, gateLogits[row], shape.experts, shape.expertsUsed, gateLogits[hidden.rows + row],
-                    experts + row * shape.expertsUsed, chances + row * shape.expertsUsed)
+                    Kernels.isa, gateLogits[index], shape.experts, shape.expertsUsed, gateLogits[count + index],
+                    experts + first, chances + first)
             }
         }
         return routed
@@ -215,8 +229,15 @@ struct SortedRows {
         places.removeAll(keepingCapacity: true)
         ends.removeAll(keepingCapacity: true)
         for _ in 0..<experts { ends.append(0) }
+        var routedRows = 0
         for row in 0..<count {
+            let isRouted = routed.isRouted(row)
+            routedRows += isRouted ? 1 : 0
             for place in 0..<used {
+                guard isRouted else {
+                    places.append(0)
+                    continue
+                }
                 let expert = routed.expert(row: row, place: place)
                 places.append(ends[expert])
                 ends[expert] += 1
@@ -227,10 +248,10 @@ struct SortedRows {
             groups.append(ExpertRows(expert: expert, rows: first..<first + ends[expert]))
             (first, ends[expert]) = (first + ends[expert], first)
         }
-        guard count > 0 else { return rows.removeAll(keepingCapacity: true) }
-        while rows.count < count * used { rows.append(routed.encodedRow(0)) }
-        rows.removeLast(rows.count - count * used)
-        for row in 0..<count {
+        guard routedRows > 0 else { return rows.removeAll(keepingCapacity: true) }
+        while rows.count < routedRows * used { rows.append(routed.encodedRow(0)) }
+        rows.removeLast(rows.count - routedRows * used)
+        for row in 0..<count where routed.isRouted(row) {
             for place in 0..<used {
                 let index = row * used + place
                 places[index] += ends[routed.expert(row: row, place: place)]

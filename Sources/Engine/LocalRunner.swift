@@ -64,7 +64,7 @@ package final class LocalRunner {
         var position = 0
         var next = ArraySlice(prompt)
         while true {
-            try forward(next, at: position, chunk: prefillChunk)
+            try forward(next, at: position, chunk: prefillChunk, onlyLast: true)
             position += next.count
             try engine.logits(hidden: hidden, rows: [hidden.rows - 1], into: logits)
             guard let token = sampler.sample(logits: logits.row(0), parameters: parameters, position: position) else {
@@ -100,7 +100,7 @@ package final class LocalRunner {
         var done = 0
         while done < ids.count {
             let chunk = ids[done..<min(done + max(prefillChunk, 1), ids.count)]
-            let routes = try forward(chunk, at: done, chunk: chunk.count)
+            let routes = try forward(chunk, at: done, chunk: chunk.count, onlyLast: false)
             for first in stride(from: 0, to: chunk.count, by: Self.logitRows) {
                 let rows = Array(first..<min(first + Self.logitRows, chunk.count))
                 try engine.logits(hidden: hidden, rows: rows[...], into: logits)
@@ -129,7 +129,7 @@ package final class LocalRunner {
     ///
     /// - Parameters:
     ///   - rows: where each token stands; as many as tokens. The page tables are the caller's.
-    ///   - logitRows: the rows whose logits are made.
+    ///   - logitRows: the rows whose logits are made, lowest first.
     /// - Returns: what the step read and computed.
     /// - Throws: `EngineError`: `token_range`, `position_range`, `page_range` or `row_count`.
     package func step(tokens: [Int32], rows: [AttentionRow], logitRows: [Int]) throws -> StepWork {
@@ -137,11 +137,11 @@ package final class LocalRunner {
             throw EngineError(code: "row_count", message: "\(tokens.count) tokens for \(rows.count) rows")
         }
         try engine.embed(tokens, into: hidden)
-        let batch = try engine.batch(rows)
-        var work = StepWork(engine: engine, rows: rows, logitRows: logitRows.count)
+        let batch = try engine.batch(rows, ending: logitRows)
+        var work = StepWork(engine: engine, rows: rows, logitRows: logitRows)
         for layer in engine.shard.layers {
             try engine.attention(layer: layer, batch: batch, hidden: hidden)
-            work.add(try engine.mixture(layer: layer, hidden: hidden), layer: layer, of: engine)
+            work.add(try engine.mixture(layer: layer, batch: batch, hidden: hidden), layer: layer, of: engine)
         }
         if !logitRows.isEmpty { try engine.logits(hidden: hidden, rows: logitRows[...], into: logits) }
         return work
@@ -172,14 +172,20 @@ package final class LocalRunner {
 
     /// Runs tokens through all layers, `chunk` rows at a time; `hidden` then holds the last chunk. The routes are the last
     /// row's.
+    ///
+    /// - Parameter onlyLast: whether of all rows the last one is wanted.
     @discardableResult
-    private func forward(_ tokens: ArraySlice<Int32>, at position: Int, chunk: Int) throws -> [Route] {
+    private func forward(
+        _ tokens: ArraySlice<Int32>, at position: Int, chunk: Int, onlyLast: Bool
+    ) throws -> [Route] {
         var routes: [Route] = []
         for first in stride(from: tokens.startIndex, to: tokens.endIndex, by: max(chunk, 1)) {
             let part = tokens[first..<min(first + max(chunk, 1), tokens.endIndex)]
             let start = position + first - tokens.startIndex
             let rows = part.indices.map { AttentionRow(position: start + $0 - first, pages: pages) }
-            routes = try engine.forward(tokens: Array(part), rows: rows, hidden: hidden)
+            let ending = part.endIndex == tokens.endIndex ? [rows.count - 1] : []
+            routes = try engine.forward(
+                tokens: Array(part), rows: rows, ending: onlyLast ? ending : nil, hidden: hidden)
         }
         return routes
     }

@@ -34,7 +34,8 @@ package final class Products {
     ///   - parts: 1, or the parts in which the inner dimension is summed (`tk_matmul`).
     ///   - stride: floats from one row of `out` to the next.
     package func multiply(
-        _ matrices: [Matrix], offsets: [Int], input: Activations, rows: Range<Int>? = nil, parts: Int = 1,
+        _ matrices: ArraySlice<Matrix>, offsets: ArraySlice<Int>, input: Activations, rows: Range<Int>? = nil,
+        parts: Int = 1,
         out: UnsafeMutablePointer<Float>, stride: Int
     ) {
         let rows = rows ?? 0..<input.count

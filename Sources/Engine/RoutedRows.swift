@@ -38,7 +38,12 @@ package final class RoutedRows {
         return UnsafeRawPointer(encoded + row * rowBytes)
     }
 
-    /// The expert at place `place` (0 is the best) of a row.
+    /// Whether the row goes to experts: in the last layer only those do that something is read from afterwards.
+    package func isRouted(_ row: Int) -> Bool {
+        expertsUsed > 0 && experts[row * expertsUsed] >= 0
+    }
+
+    /// The expert at place `place` (0 is the best) of a row; -1 where the row goes to none.
     package func expert(row: Int, place: Int) -> Int {
         Int(experts[row * expertsUsed + place])
     }
@@ -77,6 +82,14 @@ package final class RoutedRows {
         if experts.count < count {
             experts = Array(repeating: 0, count: count)
             weights = Array(repeating: 0, count: count)
+        }
+    }
+
+    /// No row goes to experts, until some are given them.
+    func leaveOut() {
+        for index in 0..<rows * expertsUsed {
+            experts[index] = -1
+            weights[index] = 0
         }
     }
 

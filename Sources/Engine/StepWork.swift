@@ -31,7 +31,9 @@ package struct StepWork: Sendable, Equatable {
 
 extension StepWork {
     /// All but the experts, which `add` counts as the router chooses them.
-    init(engine: Engine, rows: [AttentionRow], logitRows: Int) {
+    ///
+    /// - Parameter logitRows: of the others the last layer computes keys and values alone.
+    init(engine: Engine, rows: [AttentionRow], logitRows: [Int]) {
         let shape = engine.shape
         // Sequences share no page, so a sequence is known by its first.
         var lengths: [Int32: Int] = [:]
@@ -44,14 +46,20 @@ extension StepWork {
         let layers = engine.weights.layers
         keyValueBytes =
             lengths.values.reduce(0, +) * engine.keyValues.layerPageBytes / Engine.pageTokens * layers.count
-        floatMultiplyAdds = attended * shape.heads * shape.headDimension * 2 * layers.count
-        for layer in layers {
-            for matrix in layer.queryKeyValue + [layer.wo, layer.gate] { count(matrix, rows: rows.count) }
+        let attendedAtEnd = logitRows.reduce(0) { $0 + rows[$1].position + 1 }
+        floatMultiplyAdds =
+            (attended * (layers.count - 1) + attendedAtEnd) * shape.heads * shape.headDimension * 2
+        for (index, layer) in layers.enumerated() {
+            let inFull = index == layers.count - 1 ? logitRows.count : rows.count
+            for matrix in layer.queryKeyValue.dropFirst() { count(matrix, rows: rows.count) }
+            for matrix in [layer.queryKeyValue[0], layer.wo, layer.gate] where inFull > 0 {
+                count(matrix, rows: inFull)
+            }
             weightBytes += (layer.attentionNorm.count + layer.feedForwardNorm.count) * MemoryLayout<Float>.size
         }
         if let embedding = engine.weights.embedding { weightBytes += rows.count * embedding.rowBytes }
-        if let head = engine.weights.head, logitRows > 0 {
-            count(head.output, rows: logitRows)
+        if let head = engine.weights.head, !logitRows.isEmpty {
+            count(head.output, rows: logitRows.count)
             weightBytes += head.norm.count * MemoryLayout<Float>.size
         }
     }
@@ -59,7 +67,7 @@ extension StepWork {
     /// The experts that a layer's rows chose.
     mutating func add(_ routed: RoutedRows, layer: Int, of engine: Engine) {
         var rows = [Int](repeating: 0, count: engine.shape.experts)
-        for row in 0..<routed.rows {
+        for row in 0..<routed.rows where routed.isRouted(row) {
             for place in 0..<routed.expertsUsed { rows[routed.expert(row: row, place: place)] += 1 }
         }
         let held = engine.weights.layers[layer - engine.shard.layers.lowerBound].experts

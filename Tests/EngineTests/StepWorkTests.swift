@@ -51,6 +51,30 @@ import Testing
         #expect(prompt.weightBytes < streams.weightBytes)
     }
 
+    /// The last layer of a prompt: keys and values of all rows, the rest of the row that the next token is read from.
+    @Test func theLastLayerComputesWhatIsReadFromIt() throws {
+        let model = try #require(model)
+        let shape = model.manifest.shape
+        func step(_ count: Int, _ logitRows: [Int]) throws -> StepWork {
+            let runner = LocalRunner(engine: try model.engine(pages: 16))
+            return try runner.step(
+                tokens: (0..<Int32(count)).map { 3 + $0 * 31 },
+                rows: (0..<count).map { AttentionRow(position: $0, pages: [0]) }, logitRows: logitRows)
+        }
+        let (one, prompt, nothing) = (try step(1, [0]), try step(16, [15]), try step(16, []))
+        let queries = shape.heads * shape.headDimension
+        let keys = shape.keyValueHeads * shape.headDimension
+        let keysAndValues = shape.hidden * 2 * keys
+        let rest = shape.hidden * 2 * queries + 3 * shape.hidden * shape.feedForward * shape.expertsUsed
+        let head = shape.hidden * shape.vocabulary
+        #expect(one.integerMultiplyAdds == (keysAndValues + rest) * shape.layers + head)
+        #expect(
+            prompt.integerMultiplyAdds
+                == (keysAndValues * shape.layers + rest * (shape.layers - 1)) * 16 + rest + head)
+        #expect(prompt.integerMultiplyAdds - nothing.integerMultiplyAdds == rest + head)
+        #expect(prompt.experts - nothing.experts == shape.expertsUsed)
+    }
+
     @Test func theFloorIsTheLongerOfReadingAndComputing() {
         var work = StepWork()
         work.weightBytes = 60
@@ -83,6 +107,9 @@ import Testing
         let row = AttentionRow(position: 0, pages: [0])
         expect("row_count") { _ = try runner.step(tokens: [1, 2], rows: [row], logitRows: []) }
         expect("row_count") { _ = try runner.step(tokens: [1], rows: [row], logitRows: [1]) }
+        for wrong in [[1, 0], [0, 0], [-1], [0, 2]] {
+            expect("row_count") { _ = try runner.step(tokens: [1, 2], rows: [row, row], logitRows: wrong) }
+        }
         expect("page_range") {
             _ = try runner.step(tokens: [1], rows: [AttentionRow(position: 0, pages: [2])], logitRows: [])
         }

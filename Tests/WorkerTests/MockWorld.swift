@@ -114,6 +114,8 @@ struct MockWorld {
                 (0..<entry.count).map { (index, entry.position + $0) }
             }
         }
+
+        func isLast(_ row: Int) -> Bool { row + 1 == places.count || places[row + 1].entry != places[row].entry }
     }
 
     struct Sequence {
@@ -447,8 +449,13 @@ struct MockWorld {
                 node.cache[slot(work.layer, pages, position)] = rows.values[row]
             }
             var routes = RowRoutes()
+            let view = node.machine.view
+            let isEnd = view.isLastStage && work.layer == view.layers.upperBound - 1
             for row in work.rows {
-                routes.append(experts: Toy.route(rows.values[row]).map(Int32.init), weights: [0.5, 0.5])
+                // As in the engine, nothing but a sequence's last row goes through the last layer's experts.
+                let ends = isEnd && !rows.isLast(row)
+                routes.append(
+                    experts: ends ? [-1, -1] : Toy.route(rows.values[row]).map(Int32.init), weights: [0.5, 0.5])
             }
             perform(node.machine.layerFinished(work, routes: routes), at: node)
         case .expert(let first):

@@ -118,6 +118,37 @@ import Wire
         #expect(items <= 14 * (Int(WorkerMachine.ageing) + 4))
     }
 
+    /// Nothing is read from a part of a prompt after the last layer, so none of its rows goes to experts there.
+    @Test func aStepWhoseRowsGoToNoExpertGoesOn() throws {
+        var machine = try Self.single()
+        _ = machine.stepReceived(Self.step(1, class: .prefill, sequence: 1, tokens: [1, 2, 3], pages: [0]))
+        var kinds: [String] = []
+        var results: [ProtoStepResult] = []
+        while machine.hasItem {
+            let item = try Self.next(&machine)
+            var actions: [WorkerAction]
+            switch item {
+            case .layer(let work):
+                let isLast = work.layer == machine.view.layers.upperBound - 1
+                kinds.append("layer \(work.layer)")
+                var routes = RowRoutes()
+                for _ in work.rows { routes.append(experts: isLast ? [-1, -1] : [0, 1], weights: [0, 0]) }
+                actions = machine.layerFinished(work, routes: routes)
+            case .expert(let work):
+                kinds.append("expert of \(work.layer)")
+                actions = Self.finish(item, &machine)
+            case .output:
+                kinds.append("output")
+                actions = Self.finish(item, &machine)
+            }
+            for case .sendStepResult(let result) in actions { results.append(result) }
+            try #require(kinds.count < 100)
+        }
+        #expect(kinds.contains("expert of 0") && kinds.last == "output")
+        #expect(!kinds.contains("expert of 1"))
+        #expect(results.map(\.stepID) == [1])
+    }
+
     @Test func decodeGoesBeforePrefillAndRemoteBeforeOwn() throws {
         var machine = try Self.single()
         machine.homeJoined(HomeID(number: 1), peer: PeerID(name: "b", incarnation: 1))

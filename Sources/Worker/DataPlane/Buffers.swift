@@ -34,6 +34,7 @@ final class StepBuffers {
     private var chunks: [Chunk] = []
     private var attention: [PlacedRow] = []
     private var tokens: [Int32] = []
+    private var ending: [Int] = []
     private let width: Int
     /// Row `r * expertsUsed + c` is the output of row r's c-th expert.
     let outputs: RowBuffer
@@ -67,9 +68,33 @@ final class StepBuffers {
             if index == chunks.count { chunks.append(Chunk(width: width)) }
             chunks[index].begin(part)
             if rows == nil { chunks[index].tokens.append(contentsOf: tokens[part]) }
-            try engine.fill(chunks[index].batch, rows: attention[part], pages: entries.pages)
+            try engine.fill(
+                chunks[index].batch, rows: attention[part], ending: engine.shard.head ? rowsRead(in: part) : nil,
+                pages: entries.pages)
         }
         if let rows { copyHidden(rows) }
+    }
+
+    /// Places in the chunk of the rows whose logits are read.
+    private func rowsRead(in chunk: Range<Int>) -> [Int] {
+        ending.removeAll(keepingCapacity: true)
+        forEachRowRead(in: chunk) { row, _, _ in ending.append(row - chunk.lowerBound) }
+        return ending
+    }
+
+    /// Calls the body with each of some rows whose logits are read, its entry, and its offset among the sequence's rows of this
+    /// step.
+    func forEachRowRead(in some: Range<Int>, _ body: (_ row: Int, _ entry: Int, _ offset: Int) -> Void) {
+        var first = 0
+        for (index, entry) in entries.enumerated() {
+            let own = first..<(first + entry.count)
+            first = own.upperBound
+            let rows = batch.rows[entry.index]
+            for row in own.clamped(to: some)
+            where rows.score != nil || (rows.sample && row == own.upperBound - 1) {
+                body(row, index, row - own.lowerBound)
+            }
+        }
     }
 
     /// The frame's rows, of which some may be of sequences that are not computed, go to their chunks.

@@ -69,7 +69,8 @@ extension DataPlane {
             try engine.embed(chunk.tokens, into: chunk.hidden)
         }
         try engine.attention(layer: work.layer, batch: chunk.batch, hidden: chunk.hidden)
-        let routed = try engine.route(layer: work.layer, hidden: chunk.hidden, into: chunk.routed)
+        let routed = try engine.route(
+            layer: work.layer, batch: chunk.batch, hidden: chunk.hidden, into: chunk.routed)
         let (experts, weights) = routed.choices
         epoch.routes.removeAll()
         epoch.routes.append(experts: experts, weights: weights)
@@ -80,7 +81,7 @@ extension DataPlane {
     private func combine(_ chunk: StepBuffers.Chunk, _ step: StepBuffers, _ engine: Engine) throws {
         let used = engine.shape.expertsUsed
         try withUnsafeTemporaryAllocation(of: UnsafePointer<Float>.self, capacity: used) { outputs in
-            for row in 0..<chunk.rows.count {
+            for row in 0..<chunk.rows.count where chunk.routed.isRouted(row) {
                 for choice in 0..<used {
                     let output = (chunk.rows.lowerBound + row) * used + choice
                     outputs.initializeElement(at: choice, to: UnsafePointer(step.outputs[output]))
@@ -166,16 +167,8 @@ extension DataPlane {
         epoch.output.removeAll()
         guard engine.shard.head else { return }
         epoch.wanted.removeAll()
-        var first = 0
-        for (index, entry) in step.entries.enumerated() {
-            let own = first..<(first + entry.count)
-            first = own.upperBound
-            let rows = step.batch.rows[entry.index]
-            for row in own.clamped(to: work.rows)
-            where rows.score != nil || (rows.sample && row == own.upperBound - 1) {
-                epoch.wanted.add(
-                    entry: index, offset: row - own.lowerBound, place: row - chunk.rows.lowerBound)
-            }
+        step.forEachRowRead(in: work.rows) { row, entry, offset in
+            epoch.wanted.add(entry: entry, offset: offset, place: row - chunk.rows.lowerBound)
         }
         // 64 rows of logits at once bound their memory: 8 MiB at a vocabulary of 32,768.
         for first in stride(from: 0, to: epoch.wanted.rows.count, by: 64) {

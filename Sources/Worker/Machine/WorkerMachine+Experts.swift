@@ -332,18 +332,18 @@ struct SortedOutputs: Sequence, IteratorProtocol {
     private var ends: [Int] = []
     private var expert = 0
 
-    /// - Parameter experts: none is negative.
+    /// - Parameter experts: negative where a place has none.
     mutating func sort(_ experts: some RandomAccessCollection<Int>) {
         ends.removeAll(keepingCapacity: true)
-        for expert in experts {
+        for expert in experts where expert >= 0 {
             while ends.count <= expert { ends.append(0) }
             ends[expert] += 1
         }
         var begin = 0
         for expert in ends.indices { (ends[expert], begin) = (begin, begin + ends[expert]) }
         sorted.removeAll(keepingCapacity: true)
-        for _ in experts { sorted.append(0) }
-        for (place, expert) in experts.enumerated() {
+        for _ in 0..<begin { sorted.append(0) }
+        for (place, expert) in experts.enumerated() where expert >= 0 {
             sorted[ends[expert]] = place
             ends[expert] += 1
         }

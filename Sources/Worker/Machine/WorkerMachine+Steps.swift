@@ -107,8 +107,11 @@ extension WorkerMachine {
 
     /// The layer's rows have been through its attention.
     private mutating func dispatch(_ step: StepState, routes: RowRoutes, into actions: inout [WorkerAction]) {
-        step.phase = .experts(missing: step.rowCount * bounds.expertsUsed)
+        // Rows that nothing is read from after the last layer go to no expert of it.
+        let outputs = routes.experts.count { $0 >= 0 }
+        step.phase = .experts(missing: outputs)
         step.noteScoreRoutes(routes, expertsUsed: bounds.expertsUsed)
+        guard outputs > 0 else { return outputsArrived(step.key, count: 0) }
         dispatch(step, experts: routes.experts, into: &actions)
     }
 

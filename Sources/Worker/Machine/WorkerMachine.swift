@@ -37,7 +37,7 @@ package struct RequestKey: Hashable, Sendable {
 
 /// The experts that the router chose for some rows, as many for each, best first.
 package struct RowRoutes: Equatable, Sendable {
-    /// Row r's c-th expert stands at `r * expertsUsed + c`, and so does its weight.
+    /// Row r's c-th expert stands at `r * expertsUsed + c`, and so does its weight; -1 for a row that goes to none.
     package private(set) var experts: [Int32] = []
     package private(set) var weights: [Float] = []
 

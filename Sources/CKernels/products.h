@@ -624,8 +624,8 @@ TK_TILES(direct_q5_K)
 
 // An unpacked unit of q4_K or q5_K; `dots` products fit into va, and start in the pieces at `start`.
 TK_INLINE void shared_k(
-    const int R, const int bits, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit, size_t first_row,
-    float *acc) {
+    const int R, const int bits, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit,
+    size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
@@ -782,7 +782,7 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
             TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
             dot(R, sums, weights, a, piece + (group + u) * 4);                                                         \
         }                                                                                                              \
-        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s] + h);                                      \
+        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s] + h);                                     \
     }
 
 #define TK_Q6_QUARTERS(each)                                                                                           \

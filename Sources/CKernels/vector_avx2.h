@@ -65,7 +65,6 @@ TK_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 TK_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 #define vi_shift_left(a, n) _mm256_slli_epi32(a, n)
 #define vi_shift_right(a, n) _mm256_srai_epi32(a, n)
-TK_INLINE void vi_store(int32_t *p, vi a) { _mm256_storeu_si256((void *)p, a); }
 
 TK_INLINE vb vb_load(const void *p) { return _mm256_loadu_si256(p); }
 TK_INLINE void vb_store(void *p, vb a) { _mm256_storeu_si256(p, a); }

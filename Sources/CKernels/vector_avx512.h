@@ -58,7 +58,6 @@ TK_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 TK_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 #define vi_shift_left(a, n) _mm512_slli_epi32(a, n)
 #define vi_shift_right(a, n) _mm512_srai_epi32(a, n)
-TK_INLINE void vi_store(int32_t *p, vi a) { _mm512_storeu_si512(p, a); }
 
 TK_INLINE vb vb_load(const void *p) { return _mm512_loadu_si512(p); }
 TK_INLINE void vb_store(void *p, vb a) { _mm512_storeu_si512(p, a); }

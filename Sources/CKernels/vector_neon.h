@@ -60,7 +60,6 @@ TK_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 TK_INLINE vi vi_sub(vi a, vi b) { return vsubq_s32(a, b); }
 #define vi_shift_left(a, n) vshlq_n_s32(a, n)
 #define vi_shift_right(a, n) vshrq_n_s32(a, n)
-TK_INLINE void vi_store(int32_t *p, vi a) { vst1q_u8((uint8_t *)p, vreinterpretq_u8_s32(a)); }
 
 TK_INLINE vb vb_load(const void *p) { return vld1q_u8(p); }
 TK_INLINE void vb_store(void *p, vb a) { vst1q_u8(p, a); }

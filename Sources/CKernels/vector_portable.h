@@ -76,7 +76,6 @@ TK_INLINE vi vi_shift_left_(vi a, int n) { TK_EACH a.v[l] = (int32_t)((uint32_t)
 // Shifts copy the sign.
 #define vi_shift_right(a, n) vi_shift_right_(a, n)
 TK_INLINE vi vi_shift_right_(vi a, int n) { TK_EACH a.v[l] = a.v[l] >> n; return a; }
-TK_INLINE void vi_store(int32_t *p, vi a) { memcpy(p, &a, sizeof a); }
 
 #define TK_EACH_BYTE for (int l = 0; l < 4 * TK_LANES; ++l)
 TK_INLINE vb vb_load(const void *p) { vb r; memcpy(&r, p, sizeof r); return r; }

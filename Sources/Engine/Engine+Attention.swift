@@ -25,11 +25,7 @@ package final class AttentionBatch {
 
     package init() {}
 
-    fileprivate var tables: UnsafeMutablePointer<Int32> {
-        // More than is needed, since sequences grow.
-        let room = (pageCount | 1023) + 1
-        return memory.reserve(room * MemoryLayout<Int32>.size).assumingMemoryBound(to: Int32.self)
-    }
+    fileprivate var tables: UnsafeMutablePointer<Int32> { memory.base.assumingMemoryBound(to: Int32.self) }
 
     fileprivate func removeAll() {
         positions.removeAll(keepingCapacity: true)
@@ -58,6 +54,7 @@ package final class AttentionBatch {
             threads: threads)
     }
 
+    /// Takes rows that are right, and all of them to the end.
     fileprivate func take(
         _ rows: some Collection<PlacedRow>, pages: [Int32], rotary: RotaryTable, keyValueHeads: Int, threads: Int
     ) {
@@ -67,7 +64,9 @@ package final class AttentionBatch {
             if row.pages != last?.pages { pageCount += row.pages.count }
             last = row
         }
-        let tables = tables
+        // More than is needed, since sequences grow.
+        let room = (pageCount | 1023) + 1
+        let tables = memory.reserve(room * MemoryLayout<Int32>.size).bindMemory(to: Int32.self, capacity: room)
         var end = 0
         last = nil
         for row in rows {
@@ -205,6 +204,7 @@ extension Engine {
             out: queryKeyValue.base, stride: queryKeyValue.width)
     }
 
+    /// Turns the rows' keys, and their queries where they were computed, and puts keys and values into the pages.
     private func storeKeysAndValues(layer: Int, batch: AttentionBatch, turningQueries: Bool) {
         let (heads, keyValueHeads, width) = (shape.heads, shape.keyValueHeads, shape.headDimension)
         products.eachRow(batch.count, bytes: queryKeyValue.width * MemoryLayout<Float>.size) { [self] row in
@@ -220,6 +220,7 @@ extension Engine {
         }
     }
 
+    /// Turns queries that were computed without keys.
     private func turnQueries(of batch: AttentionBatch) {
         for row in 0..<batch.count {
             let angles = batch.angles[row]

@@ -5,9 +5,9 @@ extension Engine {
     /// The mixture of experts on one machine: x += Σ weight · expert(norm(x)) over each row's best experts, where rows that
     /// chose the same expert go through it together. A worker does just this with its neighbours' help.
     ///
+    /// - Parameter batch: which rows of the last layer go on; nil for all.
     /// - Returns: what the router chose, valid until the next call.
     /// - Throws: `EngineError` `not_held` where the shard lacks the layer or a chosen expert.
-    /// - Parameter batch: which rows of the last layer go on; nil for all.
     @discardableResult
     package func mixture(layer: Int, batch: AttentionBatch? = nil, hidden: RowBuffer) throws -> RoutedRows {
         let routed = try route(layer: layer, batch: batch, hidden: hidden, into: localRoutes)

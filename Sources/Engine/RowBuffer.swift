@@ -83,7 +83,10 @@ package final class Scratch {
         storage?.deallocate()
     }
 
-    /// At least `bytes` bytes, holding anything.
+    /// What was reserved last.
+    package var base: UnsafeMutableRawPointer { reserve(0) }
+
+    /// At least `bytes` bytes, holding anything. Pointers from before a growth point nowhere.
     package func reserve(_ bytes: Int) -> UnsafeMutableRawPointer {
         if let storage, bytes <= capacity { return storage }
         storage?.deallocate()

@@ -49,6 +49,16 @@ package struct StepBatch: Sendable, Equatable {
 
     package func score(of rows: Rows) -> ProtoScoreRows? { rows.score.map { scores[$0] } }
 
+    /// Sequences of a step: as many as a lane may have, with rows or without.
+    package static let mostSequences = 1 << 14
+
+    /// Whether its memory is a decode step's, to be used again.
+    package var isSmall: Bool {
+        let most = 256
+        return max(rows.count, tokens.count, scores.count, scoreRoutes.count, failures.count) <= most
+            && max(pages.count, released.count) <= 16 * most
+    }
+
     /// The batch of nothing, with its memory.
     private mutating func clear() {
         stepID = 0
@@ -70,7 +80,8 @@ package struct StepBatch: Sendable, Equatable {
 // MARK: Reading
 
 extension StepBatch {
-    /// Replaces the batch by a `Step` message. Fields that this version does not know are skipped.
+    /// Replaces the batch by a `Step` message. Fields that this version does not know are skipped, but groups, which
+    /// proto3 does not have.
     ///
     /// - Throws: `message_malformed` if the bytes are not such a message.
     package mutating func read(_ payload: ByteBuffer, in kind: FrameKind) throws(Failure) {
@@ -110,6 +121,8 @@ extension StepBatch {
     }
 
     private mutating func takeRows(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        // Rows without tokens are two bytes of a frame and 88 of memory.
+        guard self.rows.count < Self.mostSequences else { return false }
         var rows = Rows()
         let (firstToken, firstPage) = (tokens.count, pages.count)
         var fields = FieldReader(bytes)

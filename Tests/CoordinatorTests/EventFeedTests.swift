@@ -8,7 +8,11 @@ import Testing
     private let calls = Counter()
 
     private func put(_ text: String, _ answer: Int = 0, limit: Int = 100) -> Bool {
-        feed.put(text: text, tokens: [7], answer: answer, limit: limit)
+        defer {
+            feed.callReader()
+            feed.wakeReader()
+        }
+        return feed.put(text: text, tokens: [7], answer: answer, limit: limit)
     }
 
     private func taken() -> [EventFeed.Item] {
@@ -31,6 +35,35 @@ import Testing
         #expect(put("d"))
         #expect(calls.value == 2)
         #expect(taken() == [Self.delta("d")])
+    }
+
+    @Test func tokensWaitForTheStepsOthers() {
+        let wakes = Counter()
+        feed.callReader()
+        feed.wakeReader()
+        feed.whenFilled({ [calls] in calls.add() }, thenWake: { wakes.add() })
+        feed.callReader()
+        #expect(
+            feed.put(text: "a", tokens: [7], answer: 0, limit: 100)
+                && feed.put(text: "b", tokens: [7], answer: 1, limit: 100)
+        )
+        #expect(calls.value == 0)
+        feed.callReader()
+        feed.callReader()
+        #expect(calls.value == 1 && wakes.value == 0)
+        feed.wakeReader()
+        #expect(wakes.value == 1)
+        #expect(taken() == [Self.delta("a"), Self.delta("b", 1)])
+        feed.callReader()
+        #expect(calls.value == 1, "nothing has come since")
+        #expect(put("c") && calls.value == 2 && wakes.value == 2)
+        _ = taken()
+        feed.put(.event(.finished(.stop, Usage(promptTokens: 1, completionTokens: 1)), answer: 0))
+        #expect(calls.value == 3 && wakes.value == 3, "an end waits for nobody")
+        feed.cancel()
+        feed.callReader()
+        feed.wakeReader()
+        #expect(calls.value == 3 && wakes.value == 3)
     }
 
     @Test func whatCameBeforeTheReaderIsNotLost() {

@@ -7,6 +7,31 @@ import Testing
 
 @testable import Gateway
 
+/// Says in the middle of the first chunk's write that the channel is full, and then that it has room.
+private final class Flickering: ChannelOutboundHandler {
+    typealias OutboundIn = Any
+    private let channel: EmbeddedChannel
+    private var meanwhile: (() -> Void)?
+
+    init(channel: EmbeddedChannel, meanwhile: @escaping () -> Void) {
+        self.channel = channel
+        self.meanwhile = meanwhile
+    }
+
+    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        // The head of the answer comes first.
+        if !(unwrapOutboundIn(data) is HTTPResponsePart), let meanwhile {
+            self.meanwhile = nil
+            channel.isWritable = false
+            context.fireChannelWritabilityChanged()
+            meanwhile()
+            channel.isWritable = true
+            context.fireChannelWritabilityChanged()
+        }
+        context.write(data, promise: promise)
+    }
+}
+
 /// One answer on an embedded channel.
 private final class Picture {
     let channel = EmbeddedChannel()
@@ -32,6 +57,8 @@ private final class Picture {
 
     func put(_ texts: String..., answer: Int = 0) {
         for text in texts { _ = delivery.feed.put(text: text, tokens: [1], answer: answer, limit: 100) }
+        delivery.feed.callReader()
+        delivery.feed.wakeReader()
     }
 
     func finish(answer: Int = 0) {
@@ -125,6 +152,17 @@ extension ConnectionGuard.Limits {
         #expect(try picture.written() == [["b", "c"]])
         picture.put("d")
         #expect(try picture.written() == [["d"]])
+    }
+
+    /// A write that overfills a channel, and that the reader makes room for at once.
+    @Test func roomInTheMiddleOfAWriteIsUsedAfterIt() throws {
+        let picture = try Picture()
+        picture.put("a")
+        _ = try picture.written()
+        try picture.channel.pipeline.syncOperations.addHandler(
+            Flickering(channel: picture.channel) { picture.put("c") }, position: .first)
+        try picture.open()
+        #expect(try picture.written() == [["a"], ["c"]])
     }
 
     @Test func aFailureIsTheLastEventOrTheOnlyAnswer() throws {

@@ -63,6 +63,8 @@ final class ScriptedService: GenerationService {
                     guard feed.put(text: text, tokens: tokens, answer: answer, limit: 100) else {
                         return feed.put(.failed(RequestError(.failed, code: "slow_reader", message: "slow")))
                     }
+                    feed.callReader()
+                    feed.wakeReader()
                 case .accepted, .finished: feed.put(.event(event, answer: answer))
                 }
             }

@@ -115,6 +115,7 @@ import Testing
         var random = SeededGenerator(seed: seed)
         for _ in 0..<20 {
             var bytes = Self.step(seed: seed).wireBytes()
+            let whole = bytes
             for _ in 0..<Int.random(in: 0...3, using: &random) where bytes.readableBytes > 0 {
                 bytes.setInteger(
                     UInt8.random(in: 0...255, using: &random),
@@ -124,13 +125,26 @@ import Testing
                 bytes.moveWriterIndex(to: Int.random(in: 0...bytes.readableBytes, using: &random))
             }
             var batch = StepBatch()
-            guard (try? batch.read(bytes, in: .step)) != nil else { continue }
+            guard (try? batch.read(bytes, in: .step)) != nil else {
+                if bytes == whole { Issue.record("refused what it has written") }
+                continue
+            }
             guard let step = try? ProtoStep(wireBytes: bytes, in: .step) else {
                 Issue.record("read what is no message: \(Array(bytes.readableBytesView))")
                 continue
             }
             Self.expectEqual(batch, step)
         }
+    }
+
+    @Test func moreSequencesThanALaneHasAreRefused() throws {
+        var batch = StepBatch()
+        let most = [UInt8](repeatElement([0x3A, 0], count: StepBatch.mostSequences).joined())
+        try batch.read(ByteBuffer(bytes: most), in: .step)
+        #expect(batch.rows.count == StepBatch.mostSequences && !batch.isSmall)
+        #expect(throws: Failure.self) { try batch.read(ByteBuffer(bytes: most + [0x3A, 0]), in: .step) }
+        try batch.read(ByteBuffer(bytes: [0x3A, 0]), in: .step)
+        #expect(batch.isSmall)
     }
 
     @Test func aLengthPastTheEndIsRefused() {

@@ -57,6 +57,8 @@ final class Core {
     var requests: [UInt64: Request] = [:]
     /// Requests of the client plane that are being tokenised elsewhere.
     var preparing: Set<UInt64> = []
+    /// Who got tokens of the results at hand.
+    private var filled: [any RequestSink] = []
     var counts = Counts()
     var workers: [UInt64: WorkerSession] = [:]
     var clients: [ObjectIdentifier: ClientSession] = [:]
@@ -244,6 +246,9 @@ final class Core {
             case .failed(let id, let error): fail(id, error)
             }
         }
+        for sink in filled { sink.callReader() }
+        for sink in filled { sink.wakeReader() }
+        filled.removeAll(keepingCapacity: true)
     }
 
     private func take(_ token: Int32, for id: UInt64, at moment: NIODeadline) {
@@ -263,6 +268,7 @@ final class Core {
             fail(id, .slowReader(limit: configuration.readerTokenLimit))
             return
         }
+        filled.append(request.sink)
         if let reason = output.finish, let usage = request.generation?.usage {
             requests[id] = nil
             scheduler.finish(id)

@@ -3,15 +3,22 @@ import Synchronization
 /// The events of one or several answers on their way from the coordinator to one reader.
 ///
 /// The coordinator's loop puts them in and calls the reader once; the reader then takes together whatever has come until
-/// it looks. No task waits for the next token, and a reader that is slow has fewer and larger pieces to take. What waits
-/// is bounded by `CoordinatorConfiguration.readerTokenLimit` for each answer: beyond it the answer fails with
-/// `slow_reader`, after what waits.
+/// it looks. With a step's tokens, readers are called after all of them, and woken after all were called: a thread that
+/// wakes often gets the processor of the one that woke it, and would take it from the tokens that are yet to come. No task
+/// waits for the next token, and a reader that is slow has fewer and larger pieces to take. What waits is bounded by
+/// `CoordinatorConfiguration.readerTokenLimit` for each answer: beyond it the answer fails with `slow_reader`, after what
+/// waits.
 package final class EventFeed: Sendable {
     package enum Item: Sendable, Equatable {
         /// Of the answer with this index.
         case event(GenerationEvent, answer: Int)
         /// An answer failed, and nothing comes any more.
         case failed(RequestError)
+    }
+
+    private struct Reader: Sendable {
+        let call: @Sendable () -> Void
+        let wake: @Sendable () -> Void
     }
 
     private enum Phase {
@@ -26,16 +33,19 @@ package final class EventFeed: Sendable {
         /// Tokens among them, by answer.
         var tokens: [Int]
         var hasFailed = false
-        var reader: (@Sendable () -> Void)?
+        var reader: Reader?
         /// The reader was called and has not looked yet.
         var isCalled = false
 
-        /// - Returns: the reader, where it is to be called.
-        mutating func put(_ item: Item) -> (@Sendable () -> Void)? {
-            guard case .open = phase, !hasFailed else { return nil }
+        mutating func put(_ item: Item) {
+            guard case .open = phase, !hasFailed else { return }
             if case .failed = item { hasFailed = true }
             items.append(item)
-            guard let reader, !isCalled else { return nil }
+        }
+
+        /// - Returns: the reader, where it is to be called.
+        mutating func call() -> Reader? {
+            guard let reader, !isCalled, !items.isEmpty else { return nil }
             isCalled = true
             return reader
         }
@@ -51,14 +61,21 @@ package final class EventFeed: Sendable {
     // MARK: The reader
 
     /// Calls the reader, from any thread, when something has come: once, until it takes.
-    package func whenFilled(_ reader: @escaping @Sendable () -> Void) {
+    ///
+    /// - Parameter wake: called afterwards, once or more often; it may be the same for many feeds, of which some are called
+    ///   before.
+    package func whenFilled(
+        _ reader: @escaping @Sendable () -> Void, thenWake wake: @escaping @Sendable () -> Void = {}
+    ) {
         let isFilled = state.withLock { state in
             guard case .open = state.phase else { return false }
-            state.reader = reader
+            state.reader = Reader(call: reader, wake: wake)
             state.isCalled = !state.items.isEmpty
             return state.isCalled
         }
-        if isFilled { reader() }
+        guard isFilled else { return }
+        reader()
+        wake()
     }
 
     /// - Parameter items: emptied, and filled with what has come.
@@ -102,18 +119,34 @@ package final class EventFeed: Sendable {
     }
 
     package func put(_ item: Item) {
-        state.withLock { $0.put(item) }?()
+        let reader = state.withLock { state in
+            state.put(item)
+            return state.call()
+        }
+        reader?.call()
+        reader?.wake()
     }
 
+    /// Calls the reader if something waits that it was not called for. ``wakeReader()`` has to follow.
+    package func callReader() {
+        state.withLock { $0.call() }?.call()
+    }
+
+    /// Wakes a reader that was called.
+    package func wakeReader() {
+        state.withLock { $0.reader }?.wake()
+    }
+
+    /// Puts a token in; does not call the reader.
+    ///
     /// - Returns: false where more than `limit` tokens of the answer would wait: it is to be failed.
     package func put(text: String, tokens: [Int32], answer: Int, limit: Int) -> Bool {
-        let (isWithin, reader) = state.withLock { state -> (Bool, (@Sendable () -> Void)?) in
-            guard state.tokens.indices.contains(answer) else { return (true, nil) }
-            guard state.tokens[answer] + tokens.count <= limit else { return (false, nil) }
+        state.withLock { state in
+            guard state.tokens.indices.contains(answer) else { return true }
+            guard state.tokens[answer] + tokens.count <= limit else { return false }
             state.tokens[answer] += tokens.count
-            return (true, state.put(.event(.delta(text: text, tokens: tokens), answer: answer)))
+            state.put(.event(.delta(text: text, tokens: tokens), answer: answer))
+            return true
         }
-        reader?()
-        return isWithin
     }
 }

@@ -6,9 +6,18 @@ protocol RequestSink {
     func accepted(_ acceptance: Acceptance)
     /// - Returns: false when the reader is too far behind and is to be cut off.
     func delta(text: String, tokens: [Int32]) -> Bool
+    /// All answers have got their tokens of a step: now their readers are called.
+    func callReader()
+    /// All readers were called.
+    func wakeReader()
     func finished(_ reason: FinishReason, _ usage: Usage)
     func scored(_ response: ProtoScoreResponse)
     func failed(_ error: RequestError)
+}
+
+extension RequestSink {
+    func callReader() {}
+    func wakeReader() {}
 }
 
 /// One answer of a feed.
@@ -25,6 +34,9 @@ struct FeedSink: RequestSink {
     func delta(text: String, tokens: [Int32]) -> Bool {
         feed.put(text: text, tokens: tokens, answer: answer, limit: limit)
     }
+
+    func callReader() { feed.callReader() }
+    func wakeReader() { feed.wakeReader() }
 
     func finished(_ reason: FinishReason, _ usage: Usage) {
         feed.put(.event(.finished(reason, usage), answer: answer))

@@ -80,7 +80,7 @@ final class AnswerDelivery {
             ClientPresence.Watch(
                 left: { delivery.value.end(.failure(ClientLeft())) }, writable: { delivery.value.deliver() }))
         let queue = DeliveryQueue.of(channel.eventLoop)
-        new.feed.whenFilled { queue.add(delivery) }
+        new.feed.whenFilled({ queue.add(delivery) }, thenWake: { queue.wake() })
         return Handle(
             feed: new.feed, began: new.began.futureResult, done: new.done.futureResult, delivery: delivery)
     }

@@ -230,7 +230,8 @@ final class ConnectionGuard: ChannelDuplexHandler, RemovableChannelHandler {
             let channel = context.channel
             stall = context.eventLoop.scheduleTask(in: limits.stall) { channel.close(promise: nil) }
         } else {
-            presence.becameWritable()
+            // Later: a channel may say so in the middle of a delivery's write.
+            context.eventLoop.execute { [presence] in presence.becameWritable() }
         }
         context.fireChannelWritabilityChanged()
     }

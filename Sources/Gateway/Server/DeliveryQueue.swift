@@ -8,7 +8,13 @@ final class DeliveryQueue: Sendable {
     private static let ofThread = ThreadSpecificVariable<DeliveryQueue>()
 
     private let loop: any EventLoop
-    private let waiting = Mutex<[NIOLoopBound<AnswerDelivery>]>([])
+    private struct State {
+        var waiting: [NIOLoopBound<AnswerDelivery>] = []
+        /// The loop is to deliver them.
+        var isWoken = false
+    }
+
+    private let state = Mutex(State())
 
     private init(loop: any EventLoop) {
         self.loop = loop
@@ -23,19 +29,25 @@ final class DeliveryQueue: Sendable {
         return queue
     }
 
-    /// Something has come for an answer of this loop. Called from any thread.
+    /// Something has come for an answer of this loop. Called from any thread, before ``wake()``.
     func add(_ delivery: NIOLoopBound<AnswerDelivery>) {
-        let isFirst = waiting.withLock { waiting in
-            waiting.append(delivery)
-            return waiting.count == 1
+        state.withLock { $0.waiting.append(delivery) }
+    }
+
+    /// Lets the loop deliver what waits. Called from any thread.
+    func wake() {
+        let isDue = state.withLock { state in
+            guard !state.isWoken, !state.waiting.isEmpty else { return false }
+            state.isWoken = true
+            return true
         }
-        if isFirst { loop.execute { self.deliver() } }
+        if isDue { loop.execute { self.deliver() } }
     }
 
     private func deliver() {
-        let deliveries = waiting.withLock { waiting in
-            defer { waiting = [] }
-            return waiting
+        let deliveries = state.withLock { state in
+            defer { state = State() }
+            return state.waiting
         }
         for delivery in deliveries { delivery.value.deliver() }
     }

@@ -161,7 +161,7 @@ final class RequestBuffers {
 
     /// The encoded row of an assignment. `ExpertRequest` has checked that its row is there.
     func row(ofAssignment assignment: Int) -> UnsafeRawPointer {
-        UnsafeRawPointer(encoded.reserve(0) + Int(request.assignments[assignment].row) * rowBytes)
+        UnsafeRawPointer(encoded.base + Int(request.assignments[assignment].row) * rowBytes)
     }
 
     /// Nothing asks for the rows any more.
@@ -284,7 +284,7 @@ struct SpareMemory {
     mutating func take(_ step: StepBuffers) {
         let batch = step.batch
         step.end()
-        guard step.rowCount <= Self.mostRows else { return }
+        guard step.rowCount <= Self.mostRows, batch.isSmall else { return }
         if batches.count < Self.mostSpares { batches.append(batch) }
         if steps.count < Self.mostSpares { steps.append(step) }
     }
@@ -296,8 +296,9 @@ struct SpareMemory {
     }
 
     mutating func take(_ request: RequestBuffers) {
+        let rows = request.request.rowCount
         let assignments = request.end()
-        guard assignments.count <= Self.mostRows else { return }
+        guard max(rows, assignments.count) <= Self.mostRows else { return }
         if assignmentLists.count < Self.mostSpares { assignmentLists.append(assignments) }
         if requests.count < Self.mostSpares { requests.append(request) }
     }

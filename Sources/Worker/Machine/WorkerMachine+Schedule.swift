@@ -30,7 +30,7 @@ extension WorkerMachine {
         }
         for (key, queue) in queues {
             consider(
-                .queue(key), class: key.workClass, kind: queue.isRemote ? 0 : 2, since: queue.since,
+                .queue(key), class: key.workClass, kind: queue.pieces.isRemote ? 0 : 2, since: queue.since,
                 ticket: queue.ticket)
         }
         for (key, step) in steps where isComputable(step) {
@@ -47,20 +47,21 @@ extension WorkerMachine {
     /// Adds more experts of the same layer, class and kind, to be computed with `work`: small experts that do not make an item
     /// each. All their rows are no more than an item's.
     package mutating func addCompanions(of work: ExpertWork, to works: inout [ExpertWork]) {
-        let isRemote = work.isRemote
+        let isRemote = work.pieces.isRemote
         var room = expertRows - work.rowCount
         for _ in 1..<max(expertsTogether, 1) {
             var best: (key: QueueKey, queue: ExpertQueue)?
             for (key, queue) in queues
-            where key.layer == work.layer && key.workClass == work.workClass && queue.isRemote == isRemote {
+            where key.layer == work.layer && key.workClass == work.workClass && queue.pieces.isRemote == isRemote {
                 if best.map({ (queue.since, queue.ticket) < ($0.queue.since, $0.queue.ticket) }) ?? true {
                     best = (key, queue)
                 }
             }
-            guard let (key, queue) = best, queue.rowCount <= room, case .expert(let other)? = takeRows(key) else {
+            guard let (key, queue) = best, queue.pieces.rowCount <= room, case .expert(let other)? = takeRows(key)
+            else {
                 return
             }
-            room -= queue.rowCount
+            room -= queue.pieces.rowCount
             works.append(other)
         }
     }
@@ -95,7 +96,7 @@ extension WorkerMachine {
         func work(_ pieces: ExpertWork.Pieces) -> WorkItem {
             .expert(ExpertWork(layer: key.layer, expert: key.expert, workClass: key.workClass, pieces: pieces))
         }
-        guard queue.rowCount > room else { return work(queue.pieces) }
+        guard queue.pieces.rowCount > room else { return work(queue.pieces) }
         var taken = ExpertWork.Pieces()
         var rest = ExpertWork.Pieces()
         for piece in queue.pieces {

@@ -298,8 +298,9 @@ extension WorkerMachine {
 
     /// Nothing names the step any more.
     private mutating func retire(_ step: StepState) {
+        let isSmall = step.batch.isSmall && step.rowCount <= Self.mostSpareRows
         step.batch = StepBatch()
-        if step.rowCount <= Self.mostSpareRows, spareSteps.count < Self.mostSpares { spareSteps.append(step) }
+        if isSmall, spareSteps.count < Self.mostSpares { spareSteps.append(step) }
     }
 
     mutating func retire(_ request: RequestState) {

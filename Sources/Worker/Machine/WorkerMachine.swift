@@ -125,9 +125,13 @@ package struct ExpertWork: Equatable {
     package let workClass: WorkClass
     package let pieces: Pieces
 
+    package var rowCount: Int { pieces.rowCount }
+}
+
+extension ExpertWork.Pieces {
     /// Whether a peer waits for some of the rows.
-    var isRemote: Bool { pieces.contains { $0.isRemote } }
-    package var rowCount: Int { pieces.reduce(0) { $0 + $1.outputs.count } }
+    var isRemote: Bool { contains { $0.isRemote } }
+    var rowCount: Int { reduce(0) { $0 + $1.outputs.count } }
 }
 
 /// For rows of a step: add up the last layer's experts' outputs and, at the lane's end, apply the head and sample or score.
@@ -344,9 +348,6 @@ package struct WorkerMachine: ~Copyable {
         var pieces: ExpertWork.Pieces
         var since: UInt64
         var ticket: UInt64
-
-        var isRemote: Bool { pieces.contains { $0.isRemote } }
-        var rowCount: Int { pieces.reduce(0) { $0 + $1.outputs.count } }
     }
 
     // MARK: What tests and heartbeats read

@@ -155,7 +155,7 @@ struct ResponseParser {
 
     private mutating func takeField(_ field: String) throws(Fault) {
         guard let colon = field.firstIndex(of: ":") else { throw .notHTTP }
-        let value = field[field.index(after: colon)...].drop { $0 == " " }
+        let value = Self.trimmed(field[field.index(after: colon)...])
         switch field[..<colon].lowercased() {
         case "content-type":
             head.contentType = String(value)
@@ -165,10 +165,19 @@ struct ResponseParser {
         case "transfer-encoding":
             isChunked = value.lowercased().hasSuffix("chunked")
         case "connection":
-            if value.lowercased() == "close" { head.keepsAlive = false }
+            let options = value.lowercased().split(separator: ",").map(Self.trimmed)
+            if options.contains("close") { head.keepsAlive = false }
         default:
             break
         }
+    }
+
+    /// Without the white space around it (RFC 9110, 5.5).
+    private static func trimmed(_ text: Substring) -> Substring {
+        func isBlank(_ character: Character) -> Bool { character == " " || character == "\t" }
+        var rest = text.drop(while: isBlank)
+        while let last = rest.last, isBlank(last) { rest.removeLast() }
+        return rest
     }
 
     /// The number that a chunk begins with; an extension may follow it.

@@ -39,7 +39,7 @@ struct ResponseParserTests {
     private static let stream =
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         + "4\r\nda\nt\r\n1A;x=1\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nTrailer: 1\r\n\r\n"
-        + "HTTP/1.0 429 Too Many\r\ncontent-length: 3\r\n\r\nno!HTTP/1.1 204 None\r\nconnection: Close\r\n\r\n"
+        + "HTTP/1.0 429 Too Many\r\ncontent-length: \t3 \r\n\r\nno!HTTP/1.1 204 None\r\nconnection: Upgrade, Close \r\n\r\n"
 
     @Test(arguments: [1, 2, 3, 7, 1_000])
     func answersFollowEachOther(pieces: Int) throws {

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Counts what a worker allocates in a steady decode step, by thread and call site:
 
-    ops/bench/allocations.py [--model MODEL] [--workers N] [--stages S] [--threads T] [--streams 1 64] [--sites 20]
+    ops/bench/allocations.py [--model MODEL] [--workers N] [--stages S] [--threads T] [--streams 1 64] [--sites 20] [--most 1]
 
 Starts a cluster of real processes whose workers run with a library (allocations.c, compiled for the occasion) that counts every
 malloc, calloc, realloc and memalign with its stack; lets so many streams decode, and reads the counters twice while all of them
 do. Steps are those of the workers' metrics. Heartbeats and metrics allocate too, on threads of their own. A prompt is computed for every
---tokens of a stream. TRAMONTANE names the program.
+--tokens of a stream. With --most it fails where the code that computes steps (engine, machine, data plane) allocates more often
+than that in a step. TRAMONTANE names the program.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAMONTANE = os.environ.get("TRAMONTANE", str(ROOT / ".build/release/tramontane"))
 FRAMES = 14
+COMPUTING = re.compile(r"\$s6Engine|DataPlane|WorkerMachine|LaneTables|StepBuffers")
 STACK = struct.Struct(f"<QQQ{FRAMES}Q")
 
 
@@ -124,7 +126,9 @@ def main():
     parser.add_argument("--tokens", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=3, help="between the two readings")
     parser.add_argument("--sites", type=int, default=20, help="call sites to list")
+    parser.add_argument("--most", type=float, help="allocations of a step in the code that computes it")
     options = parser.parse_args()
+    rates = []
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/allocations.so"
         subprocess.run(
@@ -159,14 +163,17 @@ def main():
                 ended.set()
                 for thread in threads:
                     thread.join()
-                show(streams, options, workers, first, last, done, symbols)
+                rates.append(show(streams, options, workers, first, last, done, symbols))
         finally:
             cluster.terminate()
             cluster.wait()
+    if options.most is not None and max(rates) > options.most:
+        sys.exit(f"allocations.py: {max(rates):.2f} allocations in a step, {options.most} are allowed")
 
 
 def show(streams, options, workers, first, last, done, symbols):
-    by_thread, sites = collections.Counter(), collections.Counter()
+    """Prints what was allocated between two readings. Returns how often the code that computes did, for each step."""
+    by_thread, sites, computing = collections.Counter(), collections.Counter(), 0
     for pid in workers:
         for (thread, frames), count in last[pid].items():
             count -= first[pid].get((thread, frames), 0)
@@ -185,12 +192,15 @@ def show(streams, options, workers, first, last, done, symbols):
     for (pid, name, frames), count in sites.items():
         # The runtime's own functions say nothing of who asked.
         names = [symbols[pid].name(frame - 1) for frame in frames]
+        computing += count if any(COMPUTING.search(n) for n in names) else 0
         asked = [n for n in names if n.startswith("$s") and not re.match(r"\$s(s|S)", n)] or names
         merged[name, tuple(asked[:3])] += count
+    print(f"  {computing / done:8.2f}  of them where steps are computed")
     top = merged.most_common(options.sites)
     known = demangled(sorted({n for (_, names), _ in top for n in names}))
     for (name, names), count in top:
         print(f"  {count / done:8.2f}  {name}: " + " < ".join(known.get(n, n)[:90] for n in names))
+    return computing / done
 
 
 if __name__ == "__main__":

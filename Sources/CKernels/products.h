@@ -12,6 +12,7 @@ enum {
     TK_FLOATS = 8,    // rows of a tile of floats at most
     TK_CHUNK = 32,    // rows that share an unpacked unit at most
     TK_PANELS = 4,    // panels that a core takes at most, but 8 for floats and one row
+    TK_RUN = 16,      // panels that one row takes one after the other before it turns to another matrix
     TK_UNIT = 256,    // values of k in a unit
 };
 
@@ -905,15 +906,16 @@ TK_INLINE tk_cut cut(tk_format format, size_t panel_bytes, size_t count) {
 }
 
 // Panels that R rows take at once: for floats to have enough chains of sums; otherwise so that rows too long for the
-// first-level cache are read less often, but where weights come fastest in order.
+// first-level cache are read less often, but where weights come fastest in order: there panels of two matrices take turns less
+// often.
 TK_INLINE size_t together(tk_format format, size_t R, size_t stride) {
     if (tk_activation_for(format) == TK_ACTIVATION_F32) {
         return float_panels(R);
     }
-    return R * stride > (16 << 10) && !in_order(1, R) ? TK_PANELS : 1;
+    return in_order(1, R) ? TK_RUN : R * stride > (16 << 10) ? TK_PANELS : 1;
 }
 
-enum { TK_RESULT = TK_PANELS * TK_CHUNK * 16 };  // floats that a core writes at most
+enum { TK_RESULT = TK_PANELS * TK_CHUNK * 16 };  // floats that are computed at once at most
 
 // Panels times R rows, in `parts` parts of the inner dimension.
 static void panel_product(
@@ -932,6 +934,17 @@ static void panel_product(
     for (size_t i = 0; i < panels * R * 16; ++i) {
         const float front = result[i] + others[0][i];
         result[i] = parts == 4 ? front + (others[1][i] + others[2][i]) : front;
+    }
+}
+
+// The same; where memory is read in order, panel after panel.
+TK_INLINE void panel_products(
+    tk_format format, const uint8_t *panel, size_t panel_bytes, size_t panels, size_t columns, const uint8_t *rows,
+    size_t stride, size_t R, size_t parts, float *result) {
+    const size_t step = tk_activation_for(format) != TK_ACTIVATION_F32 && in_order(1, R) ? 1 : panels;
+    for (size_t p = 0; p < panels; p += step) {
+        panel_product(
+            format, panel + p * panel_bytes, panel_bytes, step, columns, rows, stride, R, parts, result + p * R * 16);
     }
 }
 
@@ -958,11 +971,11 @@ TK_INLINE void product(const tk_product *job, size_t panel_begin, size_t panel_e
             for (size_t p = first, P; p < last; p += P) {
                 P = last - p < panels ? 1 : panels;
                 float result[TK_RESULT], up[TK_RESULT];
-                panel_product(
+                panel_products(
                     job->format, job->panels + p * panel_bytes, panel_bytes, P, job->columns, rows, job->stride, R,
                     job->parts, result);
                 if (job->up_panels != NULL) {
-                    panel_product(
+                    panel_products(
                         job->format, job->up_panels + p * panel_bytes, panel_bytes, P, job->columns, rows, job->stride,
                         R, job->parts, up);
                     silu_multiply(result, up, P * R * 16, result);

@@ -11,8 +11,9 @@ package final class Products {
     private static let sharedBytes = 64 * 1024
     /// What an item has to do at least.
     private static let grainBytes = 16 * 1024
-    /// Weights that an item reads at most: a few panels, so that a thread that is held up does not hold up the rest.
-    private static let itemBytes = 512 * 1024
+    /// Weights that an item reads at most: long runs, which memory gives fastest, but so few that a thread that is held up does not
+    /// hold up the rest.
+    private static let itemBytes = 2 << 20
     /// Rows whose multiply-adds take as long as reading a weight from memory.
     private static let rowsPerRead = 16
     /// Panels that a kernel takes at once where rows are many (`TK_PANELS`): items are whole numbers of them.

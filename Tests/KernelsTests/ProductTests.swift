@@ -15,9 +15,10 @@ struct ProductTests {
         for seed: UInt64 in 1...12 {
             var generator = SeededGenerator(seed: seed)
             let columns = Self.columns(format, using: &generator)
-            let rows = Int.random(in: 1...50, using: &generator)
-            // More than 8 rows share weights that are unpacked once.
-            let count = Int.random(in: seed % 4 == 0 ? 9...40 : 1...9, using: &generator)
+            // One row takes runs of many panels; more than 8 rows share weights that are unpacked once.
+            let rows = Int.random(in: seed % 4 == 1 ? 250...600 : 1...50, using: &generator)
+            let counts = seed % 4 == 0 ? 9...40 : seed % 4 == 1 ? 1...1 : 1...9
+            let count = Int.random(in: counts, using: &generator)
             let contents: Matrix.Contents = seed % 3 == 0 ? .extreme : .random
             let matrix = Matrix(format, rows: rows, columns: columns, contents: contents, using: &generator)
             let activations = Activations(
@@ -144,21 +145,24 @@ struct ProductTests {
         #expect(tk_down_parts(TK_FORMAT_Q8_0, 96) == 1)
     }
 
-    @Test("Gate and up together are silu(gate) * up of two products", arguments: TensorFormat.allCases)
-    func gateAndUp(format: TensorFormat) {
+    /// Of a few rows, and of one, which takes runs of panels: 35 rows are three, 599 two runs and six more.
+    @Test(
+        "Gate and up together are silu(gate) * up of two products", arguments: TensorFormat.allCases,
+        [(35, 5), (599, 1)])
+    func gateAndUp(format: TensorFormat, shape: (rows: Int, count: Int)) {
         var generator = SeededGenerator(seed: 11)
         let columns = format.isPlain ? 64 : format.blockSize * 2
-        let rows = 35
+        let rows = shape.rows
         let gate = Matrix(format, rows: rows, columns: columns, using: &generator)
         let up = Matrix(format, rows: rows, columns: columns, using: &generator)
-        let activations = Activations(format, columns: columns, values: generator.floats(5 * columns))
+        let activations = Activations(format, columns: columns, values: generator.floats(shape.count * columns))
         for isa in availableSets {
             var expected = gate.product(isa, activations)
             tk_silu_multiply(isa, expected, up.product(isa, activations), expected.count, &expected)
             var out = [Float](repeating: 0, count: expected.count)
             tk_matmul_gate_up(
-                isa, format.kernel, gate.panels, up.panels, columns, rows, 0, 3, activations.prepared,
-                activations.stride, activations.count, &out, rows)
+                isa, format.kernel, gate.panels, up.panels, columns, rows, 0, tk_panel_count(rows),
+                activations.prepared, activations.stride, activations.count, &out, rows)
             #expect(bits(out) == bits(expected), "\(name(isa)) \(format)")
         }
     }

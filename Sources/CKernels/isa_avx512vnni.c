@@ -16,7 +16,11 @@
 #define TK_VNNI
 #include "vector_avx512.h"
 
+#ifdef TK_WIDE
+#define TK_TABLE tk_table_avx512vnni_wide
+#else
 #define TK_TABLE tk_table_avx512vnni
+#endif
 #include "kernels.h"
 
 #ifdef __clang__

@@ -905,6 +905,11 @@ TK_INLINE tk_cut cut(tk_format format, size_t panel_bytes, size_t count) {
     return (tk_cut){.rows = rows, .group = count <= rows ? 64 : fitting < TK_PANELS ? TK_PANELS : fitting};
 }
 
+// Whether R rows take panel after panel, in runs.
+TK_INLINE bool takes_runs(tk_format format, size_t R) {
+    return tk_activation_for(format) != TK_ACTIVATION_F32 && in_order(1, R);
+}
+
 // Panels that R rows take at once: for floats to have enough chains of sums; otherwise so that rows too long for the
 // first-level cache are read less often, but where weights come fastest in order: there panels of two matrices take turns less
 // often.
@@ -912,7 +917,7 @@ TK_INLINE size_t together(tk_format format, size_t R, size_t stride) {
     if (tk_activation_for(format) == TK_ACTIVATION_F32) {
         return float_panels(R);
     }
-    return in_order(1, R) ? TK_RUN : R * stride > (16 << 10) ? TK_PANELS : 1;
+    return takes_runs(format, R) ? TK_RUN : R * stride > (16 << 10) ? TK_PANELS : 1;
 }
 
 enum { TK_RESULT = TK_PANELS * TK_CHUNK * 16 };  // floats that are computed at once at most
@@ -937,11 +942,11 @@ static void panel_product(
     }
 }
 
-// The same; where memory is read in order, panel after panel.
+// The same, or a run of panels one after the other.
 TK_INLINE void panel_products(
     tk_format format, const uint8_t *panel, size_t panel_bytes, size_t panels, size_t columns, const uint8_t *rows,
     size_t stride, size_t R, size_t parts, float *result) {
-    const size_t step = tk_activation_for(format) != TK_ACTIVATION_F32 && in_order(1, R) ? 1 : panels;
+    const size_t step = takes_runs(format, R) ? 1 : panels;
     for (size_t p = 0; p < panels; p += step) {
         panel_product(
             format, panel + p * panel_bytes, panel_bytes, step, columns, rows, stride, R, parts, result + p * R * 16);

@@ -27,7 +27,7 @@ package final class AttentionBatch {
 
     fileprivate var tables: UnsafeMutablePointer<Int32> { memory.base.assumingMemoryBound(to: Int32.self) }
 
-    fileprivate func removeAll() {
+    private func removeAll() {
         positions.removeAll(keepingCapacity: true)
         tableStarts.removeAll(keepingCapacity: true)
         angles.removeAll(keepingCapacity: true)
@@ -38,13 +38,13 @@ package final class AttentionBatch {
         endingRows.removeAll(keepingCapacity: true)
     }
 
-    /// Takes rows that are right, and those of them that `ending` names as rows that go on to the end.
+    /// Takes rows that are right, and those of them that `ending` names as rows that go on to the end; nil names all.
     fileprivate func take(
-        _ rows: ArraySlice<PlacedRow>, ending: [Int], pages: [Int32], rotary: RotaryTable, keyValueHeads: Int,
+        _ rows: ArraySlice<PlacedRow>, ending: [Int]?, pages: [Int32], rotary: RotaryTable, keyValueHeads: Int,
         threads: Int
     ) {
         take(rows, pages: pages, rotary: rotary, keyValueHeads: keyValueHeads, threads: threads)
-        guard ending.count < rows.count else { return }
+        guard let ending, ending.count < rows.count else { return }
         endsEarly = true
         endingRows.append(contentsOf: ending)
         let end = end ?? AttentionBatch()
@@ -54,8 +54,7 @@ package final class AttentionBatch {
             threads: threads)
     }
 
-    /// Takes rows that are right, and all of them to the end.
-    fileprivate func take(
+    private func take(
         _ rows: some Collection<PlacedRow>, pages: [Int32], rotary: RotaryTable, keyValueHeads: Int, threads: Int
     ) {
         removeAll()
@@ -144,12 +143,8 @@ extension Engine {
             }
             checked = row.pages
         }
-        let heads = shape.keyValueHeads
-        if let ending {
-            batch.take(rows, ending: ending, pages: pages, rotary: rotary, keyValueHeads: heads, threads: threads)
-        } else {
-            batch.take(rows, pages: pages, rotary: rotary, keyValueHeads: heads, threads: threads)
-        }
+        batch.take(
+            rows, ending: ending, pages: pages, rotary: rotary, keyValueHeads: shape.keyValueHeads, threads: threads)
     }
 
     /// The rows that a layer computes in full; nil for all.

@@ -80,7 +80,7 @@ struct WorkerDaemonTests {
         let runner = try cluster.model.runner()
         let expected = try prompts.enumerated().map { index, prompt in
             let sampling = Self.sampling(index)
-            var parameters = SamplingParameters(sampling)
+            var parameters = SamplingParameters(withoutBias: sampling)
             parameters.logitBias = sampling.logitBias.map { ($0.token, $0.bias) }
             return try runner.generate(prompt: prompt.tokens, parameters: parameters, maxTokens: 8).ids
         }

@@ -4,9 +4,9 @@
 //   burst [STREAMS [BURSTS]]         64 and 300
 //
 // A process of two threads stands for the coordinator: one reads a worker's frame from TCP and passes each stream's number on
-// through a pipe, the other writes 330 bytes to each stream's TCP connection. Another process stands for worker and clients: one thread
-// sends a frame every 10 ms, the other waits with epoll and reads. Prints the milliseconds from a frame's sending to
-// the reading of each stream's bytes: `p50 p90 p99`.
+// through a pipe, the other writes 330 bytes to each stream's TCP connection. Another process stands for worker and clients:
+// one thread sends a frame every 10 ms, with the time in it, the other waits with epoll and reads. Prints the milliseconds
+// from a frame's sending to the reading of each stream's bytes: `p50 p90 p99`.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -28,7 +28,12 @@ static int clients[MOST_STREAMS];   // the clients' ends
 static int answers[MOST_STREAMS];   // the coordinator's ends
 static int worker, coordinator;     // the two ends of the frames' connection
 static int numbers[2];              // the pipe between the coordinator's threads
-static volatile double sent;
+
+// What the coordinator's threads pass on: a stream, and when its frame was sent.
+struct token {
+    double sent;
+    int stream;
+};
 
 static double now(void) {
     struct timespec t;
@@ -72,11 +77,12 @@ static int read_whole(int descriptor, char *bytes, size_t count) {
 
 static void *answer(void *none) {
     char event[EVENT_BYTES] = {0};
-    int some[MOST_STREAMS];
+    struct token some[MOST_STREAMS];
     ssize_t bytes;
     while ((bytes = read(numbers[0], some, sizeof some)) > 0) {
-        for (size_t i = 0; i < (size_t)bytes / sizeof(int); ++i) {
-            need(write(answers[some[i]], event, sizeof event) == EVENT_BYTES, "write");
+        for (size_t i = 0; i < (size_t)bytes / sizeof *some; ++i) {
+            memcpy(event, &some[i].sent, sizeof some[i].sent);
+            need(write(answers[some[i].stream], event, sizeof event) == EVENT_BYTES, "write");
         }
     }
     return none;
@@ -87,19 +93,22 @@ static void coordinate(void) {
     char frame[FRAME_BYTES];
     need(pthread_create(&thread, NULL, answer, NULL) == 0, "thread");
     while (read_whole(coordinator, frame, sizeof frame)) {
-        for (int i = 0; i < streams; ++i) {
-            need(write(numbers[1], &i, sizeof i) == sizeof i, "pipe");
+        struct token token = {0};
+        memcpy(&token.sent, frame, sizeof token.sent);
+        for (token.stream = 0; token.stream < streams; ++token.stream) {
+            need(write(numbers[1], &token, sizeof token) == sizeof token, "pipe");
         }
     }
     exit(0);
 }
 
 static void *work(void *none) {
-    const char frame[FRAME_BYTES] = {0};
+    char frame[FRAME_BYTES] = {0};
     const struct timespec pause = {.tv_nsec = 10000000};
     for (int i = 0; i < bursts + WARM_UP; ++i) {
         nanosleep(&pause, NULL);
-        sent = now();
+        const double sent = now();
+        memcpy(frame, &sent, sizeof sent);
         need(write(worker, frame, sizeof frame) == FRAME_BYTES, "write");
     }
     return none;
@@ -148,10 +157,12 @@ int main(int count, char **words) {
         const int ready = epoll_wait(poll, events, 64, 5000);
         need(ready > 0, "nothing came");
         for (int i = 0; i < ready; ++i) {
-            char bytes[4096];
+            char bytes[12 * EVENT_BYTES];
             const ssize_t some = read(events[i].data.fd, bytes, sizeof bytes);
             need(some > 0 && some % EVENT_BYTES == 0, "read");
             for (ssize_t each = 0; each < some && seen < all; each += EVENT_BYTES) {
+                double sent;
+                memcpy(&sent, bytes + each, sizeof sent);
                 times[seen++] = (now() - sent) * 1e3;
             }
         }

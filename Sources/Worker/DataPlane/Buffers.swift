@@ -255,28 +255,23 @@ struct WantedLogits {
 
 /// Buffers of steps and requests that are over, for the next ones. Confined to the data loop.
 struct SpareMemory {
-    /// A decode step's; larger ones are given back.
-    private static let mostRows = 128
-    /// As many as a few waves need.
-    private static let mostSpares = 8
-
-    private var steps: [StepBuffers] = []
-    private var batches: [StepBatch] = []
-    private var requests: [RequestBuffers] = []
-    private var assignmentLists: [[ExpertRequest.Assignment]] = []
+    private var steps = Spares<StepBuffers>()
+    private var batches = Spares<StepBatch>()
+    private var requests = Spares<RequestBuffers>()
+    private var assignmentLists = Spares<[ExpertRequest.Assignment]>()
 
     /// A batch to read a step into.
-    mutating func batch() -> StepBatch { batches.popLast() ?? StepBatch() }
+    mutating func batch() -> StepBatch { batches.take() ?? StepBatch() }
 
     /// An array to read a request's assignments into.
-    mutating func assignments() -> [ExpertRequest.Assignment] { assignmentLists.popLast() ?? [] }
+    mutating func assignments() -> [ExpertRequest.Assignment] { assignmentLists.take() ?? [] }
 
     /// - Parameter rows: the frame's rows of hidden state; nil where the stage begins with the embedding.
     /// - Throws: `EngineError` where the engine refuses a row.
     mutating func step(
         _ batch: StepBatch, entries: StepEntries, chunkRows: Int, rows: ByteBuffer?, engine: Engine
     ) throws -> StepBuffers {
-        let step = steps.popLast() ?? StepBuffers(width: engine.shape.hidden)
+        let step = steps.take() ?? StepBuffers(width: engine.shape.hidden)
         try step.begin(batch, entries: entries, chunkRows: chunkRows, rows: rows, engine: engine)
         return step
     }
@@ -284,13 +279,13 @@ struct SpareMemory {
     mutating func take(_ step: StepBuffers) {
         let batch = step.batch
         step.end()
-        guard step.rowCount <= Self.mostRows, batch.isSmall else { return }
-        if batches.count < Self.mostSpares { batches.append(batch) }
-        if steps.count < Self.mostSpares { steps.append(step) }
+        guard batch.isSmall else { return }
+        batches.keep(batch, rows: step.rowCount)
+        steps.keep(step, rows: step.rowCount)
     }
 
     mutating func request(_ request: ExpertRequest) -> RequestBuffers {
-        guard let buffers = requests.popLast() else { return RequestBuffers(request) }
+        guard let buffers = requests.take() else { return RequestBuffers(request) }
         buffers.begin(request)
         return buffers
     }
@@ -298,8 +293,8 @@ struct SpareMemory {
     mutating func take(_ request: RequestBuffers) {
         let rows = request.request.rowCount
         let assignments = request.end()
-        guard max(rows, assignments.count) <= Self.mostRows else { return }
-        if assignmentLists.count < Self.mostSpares { assignmentLists.append(assignments) }
-        if requests.count < Self.mostSpares { requests.append(request) }
+        let most = max(rows, assignments.count)
+        assignmentLists.keep(assignments, rows: most)
+        requests.keep(request, rows: most)
     }
 }

@@ -219,7 +219,7 @@ extension DataPlane {
             for bias in sampling.parameters.logitBias { Sampler.add(bias.bias, to: bias.token, in: logits) }
             guard
                 let token = epoch.sampler.sample(
-                    logits: logits, parameters: SamplingParameters(sampling.parameters),
+                    logits: logits, parameters: SamplingParameters(withoutBias: sampling.parameters),
                     position: entry.position + entry.count)
             else { return fail() }
             var sampled = ProtoSampledToken()
@@ -367,7 +367,7 @@ extension DataPlane {
 
 extension SamplingParameters {
     /// All but the logit bias, which is added where the message lies.
-    init(_ message: ProtoSamplingParameters) {
+    init(withoutBias message: ProtoSamplingParameters) {
         self.init(
             temperature: message.temperature, topK: Int(message.topK), topP: message.topP, minP: message.minP,
             seed: message.seed, choice: message.choice)

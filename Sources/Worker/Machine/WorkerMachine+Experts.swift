@@ -162,7 +162,7 @@ extension WorkerMachine {
             return
         }
         state.inFlight += count
-        let new = spareRequests.popLast() ?? RequestState()
+        let new = spareRequests.take() ?? RequestState()
         new.count = count
         new.missing = count
         new.sorting.sort(request.assignments.lazy.map { Int($0.expert) })

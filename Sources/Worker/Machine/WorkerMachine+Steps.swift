@@ -50,7 +50,7 @@ extension WorkerMachine {
             actions.append(refusal(batch, "too_many_steps", text))
             return
         }
-        let step = spareSteps.popLast() ?? StepState()
+        let step = spareSteps.take() ?? StepState()
         let samples = role.previous == nil && role.next == nil
         switch lane.tables.apply(batch, bounds: bounds, samples: samples, into: &step.rows) {
         case .repeated:
@@ -292,19 +292,15 @@ extension WorkerMachine {
 
     // MARK: Memory
 
-    /// Steps of more rows than a decode's are given back to the system, and so is what a few waves do not need.
-    private static let mostSpareRows = 128
-    private static let mostSpares = 8
-
     /// Nothing names the step any more.
     private mutating func retire(_ step: StepState) {
-        let isSmall = step.batch.isSmall && step.rowCount <= Self.mostSpareRows
+        let isSmall = step.batch.isSmall
         step.batch = StepBatch()
-        if isSmall, spareSteps.count < Self.mostSpares { spareSteps.append(step) }
+        if isSmall { spareSteps.keep(step, rows: step.rowCount) }
     }
 
     mutating func retire(_ request: RequestState) {
-        if request.count <= Self.mostSpareRows, spareRequests.count < Self.mostSpares { spareRequests.append(request) }
+        spareRequests.keep(request, rows: request.count)
     }
 }
 

@@ -233,8 +233,8 @@ package struct WorkerMachine: ~Copyable {
     var requests: [RequestKey: RequestState] = [:]
     var queues: [QueueKey: ExpertQueue] = [:]
     /// Of steps and requests that are over.
-    var spareSteps: [StepState] = []
-    var spareRequests: [RequestState] = []
+    var spareSteps = Spares<StepState>()
+    var spareRequests = Spares<RequestState>()
     var nextCorrelation: UInt64 = 1
     /// Items handed out: the clock of ageing.
     var itemsStarted: UInt64 = 0

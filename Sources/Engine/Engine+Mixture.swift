@@ -87,8 +87,8 @@ extension Engine {
             into: outputs)
     }
 
-    /// The outputs of several experts of a layer, as `expert` computes them. Small experts are computed beside each other, a
-    /// thread each; a large one by all threads.
+    /// The outputs of several experts of a layer, as `expert` computes them. A small expert is computed by one thread; of large
+    /// ones all threads compute gate and up together, then down.
     ///
     /// - Parameter groups: whose rows are which of `rows`; each row one expert's, in any order.
     package func experts(
@@ -100,6 +100,7 @@ extension Engine {
             throw EngineError(
                 code: "row_format", message: "rows in \(format); experts of layer \(layer) take \(expertInput[layer])")
         }
+        chosenExperts.removeAll(keepingCapacity: true)
         var innerFormats: ActivationFormats = []
         var inputFormats = ActivationFormats(format)
         var areSmall = compute == .native
@@ -108,6 +109,7 @@ extension Engine {
                 throw EngineError(code: "row_count", message: "rows \(group.rows) of \(rows.count)")
             }
             let weights = try expertWeights(layer: layer, layerWeights, expert: group.expert)
+            chosenExperts.append(weights)
             innerFormats.insert(weights.w2.activation)
             if format == .f32 {
                 inputFormats.insert(weights.w1.activation)
@@ -121,17 +123,15 @@ extension Engine {
         inner.reset(count: rows.count, columns: shape.feedForward, formats: innerFormats)
         if areSmall {
             cut(groups, rows: rows.count)
-            products.pool.run(items: expertItems.count) { [self] item in
-                let item = expertItems[item]
-                guard let weights = layerWeights.experts[item.expert] else { return }
+            products.pool.run(items: expertItems.count) { [self] index in
+                let item = expertItems[index]
+                let weights = chosenExperts[item.group]
                 for row in item.rows { input.load(row: row, from: rows[row], format: format) }
-                products.multiplyGateUp(
-                    gate: weights.w1, up: weights.w3, panels: 0..<weights.w1.panelCount, input: input, rows: item.rows,
-                    out: inner.floats)
+                products.multiply(
+                    weights.gateUp(input, rows: item.rows, into: inner.floats), panels: 0..<weights.w1.panelCount)
                 for row in item.rows { inner.encode(row: row) }
                 products.multiply(
-                    weights.w2, panels: 0..<weights.w2.panelCount, input: inner, rows: item.rows,
-                    parts: weights.w2.downParts, out: outputs.base, outputs.width)
+                    weights.down(inner, rows: item.rows, into: outputs), panels: 0..<weights.w2.panelCount)
             }
             return
         }
@@ -139,16 +139,12 @@ extension Engine {
         products.eachRow(rows.count, bytes: rowCost) { [self] row in
             input.load(row: row, from: rows[row], format: format)
         }
-        for group in groups {
-            guard let weights = layerWeights.experts[group.expert] else { continue }
-            products.multiplyGateUp(
-                gate: weights.w1, up: weights.w3, input: input, rows: group.rows, scratch: upScratch.base,
-                out: inner.floats)
-            let first = group.rows.lowerBound
-            products.eachRow(group.rows.count, bytes: rowCost) { [self] row in inner.encode(row: first + row) }
-            products.multiply(
-                weights.w2, input: inner, rows: group.rows, parts: weights.w2.downParts,
-                out: outputs.base, stride: outputs.width)
+        products.multiply(groups.count, scratch: upScratch.base) { [self] index in
+            chosenExperts[index].gateUp(input, rows: groups[index].rows, into: inner.floats)
+        }
+        products.eachRow(rows.count, bytes: rowCost) { [self] row in inner.encode(row: row) }
+        products.multiply(groups.count) { [self] index in
+            chosenExperts[index].down(inner, rows: groups[index].rows, into: outputs)
         }
     }
 
@@ -157,13 +153,12 @@ extension Engine {
     private func cut(_ groups: [ExpertRows], rows: Int) {
         let most = max(rows / (2 * products.pool.threads), 8)
         expertItems.removeAll(keepingCapacity: true)
-        for group in groups {
+        for (index, group) in groups.enumerated() {
             let cuts = (group.rows.count + most - 1) / most
             for cut in 0..<cuts {
                 let (first, count) = (group.rows.lowerBound, group.rows.count)
                 expertItems.append(
-                    ExpertRows(
-                        expert: group.expert, rows: first + count * cut / cuts..<first + count * (cut + 1) / cuts))
+                    ExpertItem(group: index, rows: first + count * cut / cuts..<first + count * (cut + 1) / cuts))
             }
         }
         if products.pool.threads > 1 { expertItems.sort { $0.rows.count > $1.rows.count } }
@@ -212,6 +207,12 @@ package struct ExpertRows: Sendable, Equatable {
         self.expert = expert
         self.rows = rows
     }
+}
+
+/// What a thread takes of small experts: some rows of a group.
+struct ExpertItem {
+    let group: Int
+    let rows: Range<Int>
 }
 
 /// A step's encoded rows sorted by expert, in memory that is used again.

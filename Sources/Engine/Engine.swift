@@ -48,8 +48,9 @@ package final class Engine {
     let localRoutes = RoutedRows()
     var sortedRows = SortedRows()
     let expertOutputs: RowBuffer
-    /// What the threads take of small experts.
-    var expertItems: [ExpertRows] = []
+    /// The experts at hand, by group, and what the threads take of small ones.
+    var chosenExperts: [ExpertWeights] = []
+    var expertItems: [ExpertItem] = []
     /// Where wq's, wk's and wv's outputs begin.
     let queryKeyValueOffsets: [Int]
 

@@ -11,15 +11,8 @@ package final class Products {
     private static let sharedBytes = 64 * 1024
     /// What an item has to do at least.
     private static let grainBytes = 16 * 1024
-    /// Weights that an item reads at most: long runs, which memory gives fastest, but so few that a thread that is held up does not
-    /// hold up the rest.
-    private static let itemBytes = 2 << 20
-    /// Rows whose multiply-adds take as long as reading a weight from memory.
-    private static let rowsPerRead = 16
-    /// Panels that a kernel takes at once where rows are many (`TK_PANELS`): items are whole numbers of them.
-    private static let panelsTogether = 4
-    /// Items for each thread at least, where the grain allows.
-    private static let itemsPerThread = 4
+
+    private var items = PanelItems()
 
     package init(threads: Int, compute: ComputeBackend) {
         pool = ThreadPool(threads: threads)
@@ -31,89 +24,82 @@ package final class Products {
     ///
     /// - Parameters:
     ///   - offsets: where each matrix's outputs begin in a row of `out`.
-    ///   - rows: of the input and of `out`; nil for all.
     ///   - parts: 1, or the parts in which the inner dimension is summed (`tk_matmul`).
     ///   - stride: floats from one row of `out` to the next.
     package func multiply(
-        _ matrices: ArraySlice<Matrix>, offsets: ArraySlice<Int>, input: Activations, rows: Range<Int>? = nil,
-        parts: Int = 1,
+        _ matrices: ArraySlice<Matrix>, offsets: ArraySlice<Int>, input: Activations, parts: Int = 1,
         out: UnsafeMutablePointer<Float>, stride: Int
     ) {
-        let rows = rows ?? 0..<input.count
-        guard compute == .native else {
-            for (matrix, offset) in zip(matrices, offsets) { blas(matrix, input, rows, out + offset, stride) }
-            return
-        }
-        let panels = matrices.reduce(0) { $0 + $1.panelCount }
-        let bytes = matrices.reduce(0) { $0 + $1.bytes }
-        panelRanges(panels: panels, bytes: bytes, rows: rows.count) { range in
-            var first = 0
-            for (matrix, offset) in zip(matrices, offsets) {
-                let begin = max(range.lowerBound - first, 0)
-                let end = min(range.upperBound - first, matrix.panelCount)
-                first += matrix.panelCount
-                guard begin < end else { continue }
-                multiply(matrix, panels: begin..<end, input: input, rows: rows, parts: parts, out: out + offset, stride)
-            }
+        let (first, firstOffset) = (matrices.startIndex, offsets.startIndex)
+        multiply(matrices.count) { index in
+            Product(
+                matrix: matrices[first + index], input: input, rows: 0..<input.count, parts: parts,
+                out: out + offsets[firstOffset + index], stride: stride)
         }
     }
 
     /// The same with one matrix.
-    package func multiply(
-        _ matrix: Matrix, input: Activations, rows: Range<Int>? = nil, parts: Int = 1, out: UnsafeMutablePointer<Float>,
-        stride: Int
-    ) {
-        let rows = rows ?? 0..<input.count
+    func multiply(_ matrix: Matrix, input: Activations, out: UnsafeMutablePointer<Float>, stride: Int) {
+        multiply(1) { _ in
+            Product(matrix: matrix, input: input, rows: 0..<input.count, parts: 1, out: out, stride: stride)
+        }
+    }
+
+    /// Computes some products together.
+    func multiply(_ count: Int, product: (Int) -> Product) {
         guard compute == .native else {
-            blas(matrix, input, rows, out, stride)
+            for index in 0..<count { blas(product(index)) }
             return
         }
-        panelRanges(panels: matrix.panelCount, bytes: matrix.bytes, rows: rows.count) { range in
-            multiply(matrix, panels: range, input: input, rows: rows, parts: parts, out: out, stride)
+        sharePanels(count) {
+            product($0).size
+        } body: {
+            multiply(product($0), panels: $1)
         }
     }
 
-    /// Some panels' outputs for some rows, on the calling thread.
-    func multiply(
-        _ matrix: Matrix, panels: Range<Int>, input: Activations, rows: Range<Int>, parts: Int,
-        out: UnsafeMutablePointer<Float>, _ stride: Int
-    ) {
-        let form = input.form(matrix.activation)
+    /// Some panels' outputs, on the calling thread.
+    func multiply(_ product: Product, panels: Range<Int>) {
+        let (matrix, rows) = (product.matrix, product.rows)
+        let form = product.input.form(matrix.activation)
         tk_matmul(
             Kernels.isa, matrix.format.kernelFormat, matrix.panels, matrix.columns, matrix.rows, panels.lowerBound,
-            panels.upperBound, form.base + rows.lowerBound * form.stride, form.stride, rows.count, parts,
-            out + rows.lowerBound * stride, stride)
+            panels.upperBound, form.base + rows.lowerBound * form.stride, form.stride, rows.count, product.parts,
+            product.out + rows.lowerBound * product.stride, product.stride)
     }
 
-    /// out[i][r] = silu(Σ_k gate[r][k] · input[i][k]) · Σ_k up[r][k] · input[i][k] for some rows.
+    /// Computes some products of gate and up together.
     ///
     /// - Parameter scratch: as many floats as `out`.
-    func multiplyGateUp(
-        gate: Matrix, up: Matrix, input: Activations, rows: Range<Int>, scratch: UnsafeMutablePointer<Float>,
-        out: UnsafeMutablePointer<Float>
+    func multiply(
+        _ count: Int, scratch: UnsafeMutablePointer<Float>, product: (Int) -> GateUpProduct
     ) {
-        if compute == .native, gate.format == up.format {
-            panelRanges(panels: gate.panelCount, bytes: gate.bytes + up.bytes, rows: rows.count) { range in
-                multiplyGateUp(gate: gate, up: up, panels: range, input: input, rows: rows, out: out)
+        guard compute == .native, (0..<count).allSatisfy({ product($0).isOnePass }) else {
+            for index in 0..<count {
+                let product = product(index)
+                multiply(2) { product.part($0, scratch: scratch) }
+                let first = product.rows.lowerBound * product.gate.rows
+                tk_silu_multiply(
+                    Kernels.isa, product.out + first, scratch + first, product.rows.count * product.gate.rows,
+                    product.out + first)
             }
-        } else {
-            let first = rows.lowerBound * gate.rows
-            multiply(gate, input: input, rows: rows, out: out, stride: gate.rows)
-            multiply(up, input: input, rows: rows, out: scratch, stride: gate.rows)
-            tk_silu_multiply(Kernels.isa, out + first, scratch + first, rows.count * gate.rows, out + first)
+            return
+        }
+        sharePanels(count) {
+            product($0).size
+        } body: {
+            multiply(product($0), panels: $1)
         }
     }
 
-    /// Some panels' outputs for some rows, on the calling thread; both matrices in one format.
-    func multiplyGateUp(
-        gate: Matrix, up: Matrix, panels: Range<Int>, input: Activations, rows: Range<Int>,
-        out: UnsafeMutablePointer<Float>
-    ) {
-        let form = input.form(gate.activation)
+    /// Some panels' outputs, on the calling thread; both matrices in one format.
+    func multiply(_ product: GateUpProduct, panels: Range<Int>) {
+        let (gate, up, rows) = (product.gate, product.up, product.rows)
+        let form = product.input.form(gate.activation)
         tk_matmul_gate_up(
             Kernels.isa, gate.format.kernelFormat, gate.panels, up.panels, gate.columns, gate.rows, panels.lowerBound,
             panels.upperBound, form.base + rows.lowerBound * form.stride, form.stride, rows.count,
-            out + rows.lowerBound * gate.rows, gate.rows)
+            product.out + rows.lowerBound * gate.rows, gate.rows)
     }
 
     /// Calls `body` for every row, sharing the rows between threads where each costs enough (about `bytes` touched).
@@ -134,35 +120,65 @@ package final class Products {
         }
     }
 
-    /// Cuts panels into ranges and shares them between the threads.
-    private func panelRanges(panels: Int, bytes: Int, rows: Int, _ body: (Range<Int>) -> Void) {
-        guard rows > 0, panels > 0 else { return }
-        let worth = Self.worth(bytes: bytes, rows: rows)
-        guard pool.threads > 1, worth >= Self.sharedBytes else { return body(0..<panels) }
-        let wanted = max(bytes / Self.itemBytes, pool.threads * Self.itemsPerThread)
-        let most = min(panels, worth / Self.grainBytes, wanted)
-        var size = (panels + most - 1) / most
-        if size > Self.panelsTogether {
-            size = (size + Self.panelsTogether - 1) / Self.panelsTogether * Self.panelsTogether
-        }
-        pool.run(items: (panels + size - 1) / size) { item in
-            body(item * size..<min((item + 1) * size, panels))
-        }
-    }
-
-    /// What weights of so many bytes cost for so many rows, in bytes read from memory.
-    private static func worth(bytes: Int, rows: Int) -> Int {
-        bytes + bytes / rowsPerRead * rows
-    }
-
-    private func blas(
-        _ matrix: Matrix, _ input: Activations, _ rows: Range<Int>, _ out: UnsafeMutablePointer<Float>, _ stride: Int
+    /// Cuts the panels of some products into items and shares them between the threads.
+    private func sharePanels(
+        _ products: Int, size: (Int) -> ProductSize, body: (_ product: Int, _ panels: Range<Int>) -> Void
     ) {
+        let cost = (0..<products).reduce(0) { $0 + size($1).cost }
+        guard pool.threads > 1, cost >= Self.sharedBytes else {
+            for product in 0..<products where size(product).cost > 0 { body(product, 0..<size(product).panels) }
+            return
+        }
+        items.cut(products, threads: pool.threads, size: size)
+        pool.run(items: items.items.count) { [items] in body(items.items[$0].product, items.items[$0].panels) }
+    }
+
+    private func blas(_ product: Product) {
+        let (matrix, rows) = (product.matrix, product.rows)
         guard let dense = matrix.dense, !rows.isEmpty else { return }
+        let columns = Int32(clamping: matrix.columns)
         cblas_sgemm(
-            CblasRowMajor, CblasNoTrans, CblasTrans, Int32(clamping: rows.count), Int32(clamping: matrix.rows),
-            Int32(clamping: matrix.columns), 1, input.floats + rows.lowerBound * matrix.columns,
-            Int32(clamping: matrix.columns), dense.base, Int32(clamping: matrix.columns), 0,
-            out + rows.lowerBound * stride, Int32(clamping: stride))
+            CblasRowMajor, CblasNoTrans, CblasTrans, Int32(clamping: rows.count), Int32(clamping: matrix.rows), columns,
+            1, product.input.floats + rows.lowerBound * matrix.columns, columns, dense.base, columns, 0,
+            product.out + rows.lowerBound * product.stride, Int32(clamping: product.stride))
+    }
+}
+
+/// out[i][r] = Σ_k matrix[r][k] · input[i][k] for some rows.
+struct Product {
+    let matrix: Matrix
+    let input: Activations
+    /// Of `input` and of `out`.
+    let rows: Range<Int>
+    /// 1, or the parts in which the inner dimension is summed (`tk_matmul`).
+    let parts: Int
+    let out: UnsafeMutablePointer<Float>
+    /// Floats from one row of `out` to the next.
+    let stride: Int
+
+    var size: ProductSize { ProductSize(panels: matrix.panelCount, bytes: matrix.bytes, rows: rows.count) }
+}
+
+/// out[i][r] = silu(Σ_k gate[r][k] · input[i][k]) · Σ_k up[r][k] · input[i][k] for some rows.
+struct GateUpProduct {
+    let gate: Matrix
+    let up: Matrix
+    let input: Activations
+    /// Of `input` and of `out`.
+    let rows: Range<Int>
+    /// Rows of `gate.rows` floats.
+    let out: UnsafeMutablePointer<Float>
+
+    /// Whether one pass over both matrices computes it.
+    var isOnePass: Bool { gate.format == up.format }
+    var size: ProductSize {
+        ProductSize(panels: gate.panelCount, bytes: gate.bytes + up.bytes, rows: rows.count)
+    }
+
+    /// The product with gate (0), or with up (1), into `scratch`.
+    func part(_ index: Int, scratch: UnsafeMutablePointer<Float>) -> Product {
+        Product(
+            matrix: index == 0 ? gate : up, input: input, rows: rows, parts: 1, out: index == 0 ? out : scratch,
+            stride: gate.rows)
     }
 }

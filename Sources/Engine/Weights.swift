@@ -23,6 +23,17 @@ struct ExpertWeights {
     /// Whether one thread does best to compute the whole expert: its weights stay in a core's second-level cache between
     /// rows, and what other threads would save is not worth their meeting four times.
     var isSmall: Bool { w1.format == w3.format && w1.bytes + w2.bytes + w3.bytes <= 1 << 20 }
+
+    /// silu(w1 · x) ∘ (w3 · x) of some rows.
+    func gateUp(_ input: Activations, rows: Range<Int>, into out: UnsafeMutablePointer<Float>) -> GateUpProduct {
+        GateUpProduct(gate: w1, up: w3, input: input, rows: rows, out: out)
+    }
+
+    /// w2 · inner of some rows.
+    func down(_ inner: Activations, rows: Range<Int>, into outputs: RowBuffer) -> Product {
+        Product(
+            matrix: w2, input: inner, rows: rows, parts: w2.downParts, out: outputs.base, stride: outputs.width)
+    }
 }
 
 /// The final norm and the output matrix.

@@ -12,8 +12,8 @@ package struct StepWork: Sendable, Equatable {
     package var integerMultiplyAdds = 0
     /// Products with other weights, and attention's.
     package var floatMultiplyAdds = 0
-    /// Experts that were read, over all layers.
-    package var experts = 0
+    /// What the experts have of that, layer by layer, each expert that was read once.
+    package var experts: [ExpertWork] = []
 
     package init() {}
 
@@ -26,6 +26,20 @@ package struct StepWork: Sendable, Equatable {
         max(
             Double(bytes) / bytesPerSecond,
             Double(integerMultiplyAdds) / integersPerSecond + Double(floatMultiplyAdds) / floatsPerSecond)
+    }
+}
+
+/// What a step has to read and to compute of one expert of one layer.
+package struct ExpertWork: Sendable, Equatable {
+    package var layer: Int
+    package var expert: Int
+    package var weightBytes = 0
+    package var integerMultiplyAdds = 0
+    package var floatMultiplyAdds = 0
+
+    package init(layer: Int, expert: Int) {
+        self.layer = layer
+        self.expert = expert
     }
 }
 
@@ -71,10 +85,15 @@ extension StepWork {
             for place in 0..<routed.expertsUsed { rows[routed.expert(row: row, place: place)] += 1 }
         }
         let held = engine.weights.layers[layer - engine.shard.layers.lowerBound].experts
-        for (expert, rows) in zip(held, rows) where rows > 0 {
-            guard let expert else { continue }
-            experts += 1
-            for matrix in [expert.w1, expert.w2, expert.w3] { count(matrix, rows: rows) }
+        for (expert, (weights, rows)) in zip(held, rows).enumerated() where rows > 0 {
+            guard let weights else { continue }
+            let before = self
+            for matrix in [weights.w1, weights.w2, weights.w3] { count(matrix, rows: rows) }
+            var work = ExpertWork(layer: layer, expert: expert)
+            work.weightBytes = weightBytes - before.weightBytes
+            work.integerMultiplyAdds = integerMultiplyAdds - before.integerMultiplyAdds
+            work.floatMultiplyAdds = floatMultiplyAdds - before.floatMultiplyAdds
+            experts.append(work)
         }
     }
 

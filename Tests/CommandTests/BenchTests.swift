@@ -58,7 +58,9 @@ struct BenchTests {
         for name in ["prefill_40", "decode_batch_1", "decode_batch_3"] {
             #expect(json["\(name)_workers_2_tokens_per_second"]?.number ?? 0 > 0)
             #expect(json["\(name)_workers_2_of_one_process"]?.number ?? 0 > 0)
+            #expect((json["\(name)_workers_2_fraction_of_floor"]?.number ?? 0 > 0) == name.hasPrefix("decode"))
         }
+        #expect(json["worker_read_bytes_per_second"]?.number ?? 0 > 0)
         #expect(json["decode_context_70_workers_2_tokens_per_second"] == nil)
         #expect(json["threads"]?.integer == 2)
         #expect(json["weights"]?.string == "resident")

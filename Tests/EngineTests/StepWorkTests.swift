@@ -14,8 +14,14 @@ import Testing
         let work = try runner.step(tokens: [5], rows: [AttentionRow(position: 0, pages: [2])], logitRows: [0])
         let manifest = model.manifest
         let shape = manifest.shape
-        #expect(work.experts == shape.layers * shape.expertsUsed)
+        #expect(work.experts.count == shape.layers * shape.expertsUsed)
         let dense = manifest.layers.reduce(0) { $0 + tensorBytes($1.dense) }
+        #expect(work.experts.map(\.layer) == (0..<shape.layers).flatMap { [$0, $0] })
+        #expect(work.experts.allSatisfy { $0.weightBytes == tensorBytes(manifest.layers[$0.layer].experts[$0.expert]) })
+        #expect(
+            work.experts.allSatisfy {
+                $0.integerMultiplyAdds == 3 * shape.hidden * shape.feedForward && $0.floatMultiplyAdds == 0
+            })
         let experts = manifest.layers.reduce(0) { $0 + tensorBytes($1.experts[0]) * shape.expertsUsed }
         let embedding = try #require(manifest.embedding.tensors.first)
         #expect(
@@ -41,8 +47,8 @@ import Testing
         let streams = try runner.step(
             tokens: (0..<16).map { 3 + $0 * 31 }, rows: (0..<16).map { AttentionRow(position: 0, pages: [$0]) },
             logitRows: Array(0..<16))
-        #expect(streams.experts > shape.layers * shape.expertsUsed)
-        #expect(streams.experts <= shape.layers * shape.experts)
+        #expect(streams.experts.count > shape.layers * shape.expertsUsed)
+        #expect(streams.experts.count <= shape.layers * shape.experts)
         let prompt = try runner.step(
             tokens: (0..<16).map { 3 + $0 * 31 }, rows: (0..<16).map { AttentionRow(position: $0, pages: [0]) },
             logitRows: [])
@@ -72,7 +78,7 @@ import Testing
             prompt.integerMultiplyAdds
                 == (keysAndValues * shape.layers + rest * (shape.layers - 1)) * 16 + rest + head)
         #expect(prompt.integerMultiplyAdds - nothing.integerMultiplyAdds == rest + head)
-        #expect(prompt.experts - nothing.experts == shape.expertsUsed)
+        #expect(prompt.experts.count - nothing.experts.count == shape.expertsUsed)
     }
 
     @Test func theFloorIsTheLongerOfReadingAndComputing() {

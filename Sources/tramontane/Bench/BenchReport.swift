@@ -8,8 +8,8 @@ struct BenchReport {
         let name: String
         let weights: WeightMemory
         let rates: BenchRates
-        /// That the figures were measured through too; 0 where they were not.
-        let workers: Int
+        /// Of the workers that the figures were measured through too; nil where they were not.
+        let cluster: ClusterFloor?
         let figures: [ModelFigure]
     }
 
@@ -39,6 +39,10 @@ struct BenchReport {
         object.whole("read_bytes_per_second", model.rates.readBytes)
         object.whole("int8_multiply_adds_per_second", model.rates.integers)
         object.whole("float_multiply_adds_per_second", model.rates.floats)
+        if let cluster = model.cluster {
+            object.whole("worker_read_bytes_per_second", cluster.one.readBytes)
+            object.whole("worker_int8_multiply_adds_per_second", cluster.one.integers)
+        }
         for figure in model.figures {
             let floor = figure.floorSeconds(model.rates)
             object.rounded("\(figure.name)_tokens_per_second", figure.tokensPerSecond)
@@ -49,10 +53,13 @@ struct BenchReport {
             object.number("\(figure.name)_multiply_adds_per_step", figure.multiplyAddsPerStep)
             object.rounded("\(figure.name)_experts_per_step", figure.expertsPerStep)
             object.rounded("\(figure.name)_seconds_per_step", figure.secondsPerStep, digits: 6)
-            if let seconds = figure.clusterSeconds {
-                let name = "\(figure.name)_workers_\(model.workers)"
-                object.rounded("\(name)_tokens_per_second", Double(figure.tokens) / seconds)
-                object.rounded("\(name)_of_one_process", figure.seconds / seconds, digits: 3)
+            guard let cluster = model.cluster, let seconds = figure.clusterSeconds else { continue }
+            let name = "\(figure.name)_workers_\(cluster.shares.count)"
+            object.rounded("\(name)_tokens_per_second", Double(figure.tokens) / seconds)
+            object.rounded("\(name)_of_one_process", figure.seconds / seconds, digits: 3)
+            if let floor = figure.floorSeconds(cluster) {
+                object.rounded("\(name)_floor_tokens_per_second", Double(figure.tokens) / floor)
+                object.rounded("\(name)_fraction_of_floor", floor / seconds, digits: 3)
             }
         }
     }
@@ -79,7 +86,7 @@ struct BenchReport {
 
     private func head(_ model: Model) -> [String] {
         ["MEASURED", "TOK/S", "FLOOR", "OF FLOOR", "BOUND", "MS/STEP", "GB/STEP", "GMAC/STEP", "EXPERTS/STEP"]
-            + (model.workers > 0 ? ["\(model.workers) WORKERS' TOK/S", "OF ONE PROCESS"] : [])
+            + (model.cluster.map { ["\($0.shares.count) WORKERS' TOK/S", "OF ONE PROCESS", "OF THEIR FLOOR"] } ?? [])
     }
 
     private func row(_ figure: ModelFigure, _ model: Model) -> [String] {
@@ -91,12 +98,15 @@ struct BenchReport {
             Figure.fixed(Double(figure.bytesPerStep) / 1e9, 3),
             Figure.fixed(Double(figure.multiplyAddsPerStep) / 1e9, 2), Figure.fixed(figure.expertsPerStep, 1),
         ]
-        if let seconds = figure.clusterSeconds {
+        if let cluster = model.cluster {
+            let seconds = figure.clusterSeconds
             cells += [
-                Figure.fixed(Double(figure.tokens) / seconds, 2), Figure.fixed(figure.seconds / seconds, 2),
+                seconds.map { Figure.fixed(Double(figure.tokens) / $0, 2) } ?? "",
+                seconds.map { Figure.fixed(figure.seconds / $0, 2) } ?? "",
+                seconds.flatMap { seconds in
+                    figure.floorSeconds(cluster).map { Figure.fixed(100 * $0 / seconds, 1) + "%" }
+                } ?? "",
             ]
-        } else if model.workers > 0 {
-            cells += ["", ""]
         }
         return cells
     }

@@ -2,7 +2,7 @@ import Engine
 import ModelStore
 
 /// The model's figures again, through workers that share its experts: the same tokens at the same positions, so the router
-/// chooses the same experts and the floors are the same.
+/// chooses the same experts, and there is as much to read and to compute.
 enum ClusterBench {
     /// Seconds of the median run, by the figure's name. Contexts are left out: pages are copied within an engine only.
     static func seconds(
@@ -49,7 +49,7 @@ enum ClusterBench {
     }
 
     /// Each worker's experts.
-    private static func shares(of experts: Int, workers: Int) -> [[Int]] {
+    static func shares(of experts: Int, workers: Int) -> [[Int]] {
         (0..<workers).map { Array($0 * experts / workers..<($0 + 1) * experts / workers) }
     }
 

@@ -45,6 +45,29 @@ struct MachineBench {
     }
 }
 
+/// The machine's rates while a model is measured. The bandwidth of a shared machine drifts, so it is looked at whenever the
+/// model's figures are.
+final class RatesDuringBench {
+    private let machine: MachineRates
+    private let repeats: Int
+    private var reads: [Double] = []
+    private(set) lazy var rates = BenchRates(
+        readBytes: Median.of(reads), integers: median { machine.integersPerSecond() },
+        floats: median { machine.floatsPerSecond() })
+
+    /// - Parameters:
+    ///   - bytes: of memory, whose reading shows its bandwidth.
+    ///   - repeats: measurements each time.
+    init(threads: Int, bytes: Int, repeats: Int) throws {
+        machine = try MachineRates(threads: threads, bytes: bytes)
+        self.repeats = repeats
+    }
+
+    func read() { for _ in 0..<repeats { reads.append(machine.readBytesPerSecond()) } }
+
+    private func median(_ measure: () -> Double) -> Double { Median.of((0..<repeats).map { _ in measure() }) }
+}
+
 extension MachineBench {
     func write(to object: inout JSONLine.Object) {
         if let processor = description.processor { object.string("processor", processor) }
@@ -82,7 +105,7 @@ extension MachineBench {
             caches        \(caches.isEmpty ? "unknown" : caches.joined(separator: ", "))
             memory        \(description.memoryBytes.map { ByteCount.text(UInt64(clamping: $0)) } ?? "unknown"), transparent \
             huge pages: \(description.transparentHugePages ?? "none"), \
-            NUMA nodes: \(description.nodes.isEmpty ? "unknown" : description.nodes.joined(separator: " | "))
+            processors by NUMA node: \(description.nodes.isEmpty ? "unknown" : description.nodes.joined(separator: " | "))
             reading       1 thread \(Figure.giga(one.read)) GB/s, \(Figure.threads(all.threads)) \
             \(Figure.giga(all.read)) GB/s (\(ByteCount.text(UInt64(clamping: memoryBytes))) at a time)
 

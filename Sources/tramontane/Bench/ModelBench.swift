@@ -74,12 +74,17 @@ struct ModelFigure {
         }
     }
 
+    /// Through workers; nil where none is known.
+    func floorSeconds(_ floor: ClusterFloor) -> Double? {
+        name.hasPrefix("decode") ? work.reduce(0) { $0 + floor.seconds($1) } : nil
+    }
+
     /// Means over the steps.
     var bytesPerStep: Int { work.reduce(0) { $0 + $1.bytes } / max(work.count, 1) }
     var multiplyAddsPerStep: Int {
         work.reduce(0) { $0 + $1.integerMultiplyAdds + $1.floatMultiplyAdds } / max(work.count, 1)
     }
-    var expertsPerStep: Double { Double(work.reduce(0) { $0 + $1.experts }) / Double(max(work.count, 1)) }
+    var expertsPerStep: Double { Double(work.reduce(0) { $0 + $1.experts.count }) / Double(max(work.count, 1)) }
 
     /// Whether reading takes longer than computing at the machine's rates.
     func isBoundByMemory(_ rates: BenchRates) -> Bool {

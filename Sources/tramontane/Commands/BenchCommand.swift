@@ -173,25 +173,25 @@ struct BenchCommand: Command {
         _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, memoryBytes: Int
     ) throws -> BenchReport.Model {
         try tellMemory(model, plan)
-        let machine = try MachineRates(threads: threads, bytes: memoryBytes)
-        var reads: [Double] = []
-        // The bandwidth of a shared machine drifts, so it is looked at whenever the model's figures are.
-        func read() { for _ in 0..<plan.repeats { reads.append(machine.readBytesPerSecond()) } }
-        var figures = try local(model, plan, threads: threads, between: read)
+        let machine = try RatesDuringBench(threads: threads, bytes: memoryBytes, repeats: plan.repeats)
+        var figures = try local(model, plan, threads: threads, between: machine.read)
+        var cluster: ClusterFloor?
         if let workers {
+            let each = max(threads / workers, 1)
+            let worker = try RatesDuringBench(threads: each, bytes: memoryBytes, repeats: plan.repeats)
+            worker.read()
             let seconds = try ClusterBench.seconds(
-                model: model, plan: plan, workers: workers, threads: max(threads / workers, 1), compute: compute,
-                weights: weights)
+                model: model, plan: plan, workers: workers, threads: each, compute: compute, weights: weights)
             for index in figures.indices { figures[index].clusterSeconds = seconds[figures[index].name] }
-            read()
+            worker.read()
+            machine.read()
+            cluster = ClusterFloor(
+                shares: ClusterBench.shares(of: model.manifest.shape.experts, workers: workers), one: worker.rates,
+                all: machine.rates)
         }
-        let rates = BenchRates(
-            readBytes: Median.of(reads),
-            integers: Median.of((0..<plan.repeats).map { _ in machine.integersPerSecond() }),
-            floats: Median.of((0..<plan.repeats).map { _ in machine.floatsPerSecond() }))
         return BenchReport.Model(
-            path: self.model ?? model.manifestPath, name: model.manifest.name, weights: weights, rates: rates,
-            workers: workers ?? 0, figures: figures)
+            path: self.model ?? model.manifestPath, name: model.manifest.name, weights: weights, rates: machine.rates,
+            cluster: cluster, figures: figures)
     }
 
     /// Says where the memory of the measurements goes, one after the other.

@@ -142,7 +142,7 @@ final class ConnectionHandler: ChannelInboundHandler {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        end(Failure(code: "connection_lost", message: "the connection broke: \(error)"))
+        end(Failure(code: "connection_lost", message: "the connection broke: \(systemMessage(of: error))"))
         context.close(promise: nil)
     }
 

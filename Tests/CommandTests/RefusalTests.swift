@@ -48,6 +48,15 @@ struct RefusalTests {
         #expect(line.contains(says) && line.contains(arguments.last ?? ""), "\(line)")
     }
 
+    @Test(arguments: [
+        (["chat", "--model", "m", "--api-key", "k"], "--api-key is for a cluster; --cluster HOST:PORT is missing"),
+        (["chat", "--cluster", "127.0.0.1:7000", "--api-key", "a b"], "characters of ASCII without spaces are wanted"),
+    ])
+    func keysThatNobodyCanBeSent(arguments: [String], says: String) throws {
+        let line = try refusal(arguments)
+        #expect(line.contains(says), "\(line)")
+    }
+
     @Test func aMisspeltOptionComesBeforeWhatIsMissingThen() throws {
         let line = try refusal(["up", "--model", "m", "--worker", "4"])
         #expect(line == "unknown option \"--worker\"; did you mean \"--workers\"?")

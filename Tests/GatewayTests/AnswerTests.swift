@@ -166,7 +166,7 @@ import Tokenizer
             """
             {"messages":[{"role":"user","content":[{"type":"text","text":"\\u00e9"}],"tool_calls":[]}],"n":2,
             "temperature":1e-3,"logit_bias":{"3":-2},"stop":["a"],"max_tokens":12,"tools":[{"type":"function",
-            "function":{"name":"f","parameters":{}}}],"seed":-5,"stream_options":{"include_usage":true},"prompt":[1,2]}
+            "function":{"name":"f","parameters":{}}}],"seed":-5,"stream":true,"stream_options":{"include_usage":true},"prompt":[1,2]}
             """.utf8)
         let seed: UInt64 = 20_26
         var generator = SplitMix(state: seed)

@@ -33,6 +33,10 @@ import Testing
         ("chat/completions", #"{"messages":\#(message),"stop":""}"#, "invalid_stop", "stop"),
         ("chat/completions", #"{"messages":\#(message),"stop":[1]}"#, "invalid_stop", "stop"),
         ("chat/completions", #"{"messages":\#(message),"stream":"yes"}"#, "invalid_stream", "stream"),
+        (
+            "chat/completions", #"{"messages":\#(message),"stream_options":{"include_usage":true}}"#,
+            "invalid_stream_options", "stream_options"
+        ),
         ("chat/completions", #"{"messages":\#(message),"model":1}"#, "invalid_model", "model"),
         ("chat/completions", #"{"messages":\#(message),"tools":{}}"#, "invalid_tools", "tools"),
         (

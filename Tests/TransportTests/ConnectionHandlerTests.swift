@@ -1,3 +1,4 @@
+import Glibc
 import NIOCore
 import NIOEmbedded
 import TestSupport
@@ -183,6 +184,14 @@ private let stop = Failure(code: "stop", message: "enough")
             #expect(picture.recorder.frames.isEmpty)
             #expect(picture.recorder.lines.last == "closed connection_closed")
         }
+    }
+
+    /// The words go on to clients whose worker was lost: the system's, without names of calls.
+    @Test func aBrokenConnectionIsToldInTheSystemsWords() throws {
+        let picture = try Picture().established()
+        picture.channel.pipeline.fireErrorCaught(
+            IOError(errnoCode: ECONNRESET, reason: "read(descriptor:pointer:size:)"))
+        #expect(picture.recorder.ending?.message == "the connection broke: Connection reset by peer")
     }
 
     @Test func aConnectionThatSaysNothingIsCut() throws {

@@ -33,7 +33,7 @@ extension Frame {
 
 /// What a connection told its delegate, as lines.
 final class Recorder: ConnectionDelegate, Sendable {
-    private let state = Mutex<(lines: [String], frames: [Frame])>(([], []))
+    private let state = Mutex<(lines: [String], frames: [Frame], ending: Failure?)>(([], [], nil))
     let events: AsyncStream<String>
     private let continuation: AsyncStream<String>.Continuation
     private let react: @Sendable (Frame, Connection) -> Void
@@ -45,6 +45,7 @@ final class Recorder: ConnectionDelegate, Sendable {
 
     var lines: [String] { state.withLock { $0.lines } }
     var frames: [Frame] { state.withLock { $0.frames } }
+    var ending: Failure? { state.withLock { $0.ending } }
 
     func received(_ frame: Frame, on connection: Connection) {
         state.withLock { $0.frames.append(frame) }
@@ -61,6 +62,7 @@ final class Recorder: ConnectionDelegate, Sendable {
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
+        state.withLock { $0.ending = reason }
         note("closed \(reason?.code ?? "nil")")
         continuation.finish()
     }

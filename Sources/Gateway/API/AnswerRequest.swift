@@ -65,7 +65,7 @@ package struct AnswerRequest: Sendable {
         priority = try fields.integer("priority") ?? 0
         deadlineMilliseconds = try fields.integer("deadline_ms")
         stream = try fields.boolean("stream") ?? false
-        includeUsage = try Self.includeUsage(fields)
+        includeUsage = try Self.includeUsage(fields, isStreamed: stream)
         // Only looked at: an answer does not depend on who asks.
         _ = try fields.string("user", longest: RequestLimits.nameBytes)
 
@@ -160,8 +160,9 @@ extension AnswerRequest {
         "suffix": [""],
     ]) { $1 }
 
-    private static func includeUsage(_ fields: RequestFields) throws(APIError) -> Bool {
+    private static func includeUsage(_ fields: RequestFields, isStreamed: Bool) throws(APIError) -> Bool {
         guard let options = fields["stream_options"] else { return false }
+        guard isStreamed else { throw .invalid("stream_options", "they are for a request with \"stream\": true") }
         guard case .object(let members) = options else {
             throw .invalid("stream_options", "found \(options.kind), an object is wanted")
         }

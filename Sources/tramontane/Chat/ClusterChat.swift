@@ -6,9 +6,10 @@ struct ClusterChat: ChatPartner {
     private let client: TramontaneClient
     private let options: GenerationOptions
 
-    init(_ address: Address, sampling: SamplingArguments, maxTokens: Int?) throws {
+    init(_ address: Address, apiKey: String?, sampling: SamplingArguments, maxTokens: Int?) throws {
         client = try Background.wait {
-            try await TramontaneClient.connect(host: address.host, port: address.port, name: "tramontane chat")
+            try await TramontaneClient.connect(
+                host: address.host, port: address.port, name: "tramontane chat", apiKey: apiKey ?? "")
         }
         var options = GenerationOptions(
             temperature: sampling.temperature, maxTokens: maxTokens, seed: sampling.seed)

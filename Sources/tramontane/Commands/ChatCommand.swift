@@ -11,7 +11,7 @@ struct ChatCommand: Command {
     static let settings: [Setting] =
         [
             .option("cluster", alternatives: ["model"]), .option("model", alternatives: ["cluster"]), .option("system"),
-            .option("max-tokens"),
+            .option("max-tokens"), .option("api-key"),
         ] + SamplingArguments.settings + EngineOptions.settings + ModelOptions.settings
 
     @Option(
@@ -34,6 +34,9 @@ struct ChatCommand: Command {
         transform: NumberParsing.positive)
     var maxTokens: Int?
 
+    @Option(help: ArgumentHelp("For a cluster with a list of tenants.", valueName: "key"), transform: APIKey.sendable)
+    var apiKey: String?
+
     @OptionGroup var sampling: SamplingArguments
     @OptionGroup var engine: EngineOptions
     @OptionGroup var models: ModelOptions
@@ -43,12 +46,15 @@ struct ChatCommand: Command {
         guard (model == nil) != (cluster == nil) else {
             throw ValidationError("one of --cluster HOST:PORT and --model PATH is wanted")
         }
+        guard apiKey == nil || cluster != nil else {
+            throw ValidationError("--api-key is for a cluster; --cluster HOST:PORT is missing")
+        }
     }
 
     func run() throws {
         let partner: any ChatPartner
         if let cluster {
-            partner = try ClusterChat(cluster, sampling: sampling, maxTokens: maxTokens)
+            partner = try ClusterChat(cluster, apiKey: apiKey, sampling: sampling, maxTokens: maxTokens)
         } else if let model {
             partner = try LocalChat(
                 models.resolve(model), engine: engine, sampling: sampling, maxTokens: maxTokens)

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Measures a GGUF file with Tramontane and with llama.cpp, alternately in one run, and prints the ratios as a table:
 #
-#   ops/bench/compare.sh MODEL.gguf [--threads T] [--rounds R] [--prefill N...] [--batch N...] [--decode N] [--repeat N]
+#   ops/bench/compare.sh MODEL.gguf [--threads T] [--rounds R] [--prefill N...] [--batch N...] [--decode N] [--repeat N] [--workers N]
+#
+# With --workers N also both over N workers, llama.cpp's RPC servers on its side, which share the threads.
 #
 # Absolute figures of a shared machine drift; ratios of one run say something. TRAMONTANE names the program (default:
 # .build/release/tramontane), PEER_PYTHON a python that has llama-cpp-python (default: one is made in
@@ -24,6 +26,7 @@ threads=$(nproc)
 rounds=3
 prefill=(256)
 batch=(1 4 16)
+workers=()
 decode=16
 repeat=3
 values=()
@@ -46,6 +49,7 @@ while [ $# -gt 0 ]; do
         --threads) one "$option" && threads=${values[0]} ;;
         --rounds) one "$option" && rounds=${values[0]} ;;
         --decode) one "$option" && decode=${values[0]} ;;
+        --workers) one "$option" && workers=(--workers "${values[0]}") ;;
         --repeat) one "$option" && repeat=${values[0]} ;;
         --prefill) [ ${#values[@]} -gt 0 ] || usage "$option has no value"; prefill=("${values[@]}") ;;
         --batch) [ ${#values[@]} -gt 0 ] || usage "$option has no value"; batch=("${values[@]}") ;;
@@ -61,7 +65,7 @@ if [ -z "$python" ]; then
     if ! "$python" -c 'import llama_cpp' 2>/dev/null; then
         echo "compiling llama.cpp into $environment" >&2
         python3 -m venv --clear "$environment" >&2
-        CMAKE_ARGS="-DGGML_NATIVE=ON" "$environment/bin/pip" install --quiet --disable-pip-version-check \
+        CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_RPC=ON" "$environment/bin/pip" install --quiet --disable-pip-version-check \
             --no-binary llama-cpp-python 'llama-cpp-python>=0.3.16,<0.4' >&2
     fi
 fi
@@ -73,7 +77,7 @@ if [ -z "$results" ]; then
     trap 'rm -f "$results"' EXIT
 fi
 : >"$results"
-arguments=(--threads "$threads" --prefill "${prefill[@]}" --batch "${batch[@]}" --decode "$decode" --repeat "$repeat")
+arguments=(--threads "$threads" --prefill "${prefill[@]}" --batch "${batch[@]}" --decode "$decode" --repeat "$repeat" "${workers[@]}")
 for ((round = 1; round <= rounds; ++round)); do
     echo "round $round of $rounds" >&2
     "$tramontane" bench --model "$model" "${arguments[@]}" --json >>"$results"

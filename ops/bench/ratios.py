@@ -23,13 +23,14 @@ def table(lines):
         return statistics.median(values) if values else None
 
     names = [name for name in peers[0] if name.endswith(SUFFIX)]
-    rows = [["tokens a second", "tramontane", peers[0]["peer"], "ratio", "of its floor", "bound by"]]
+    rows = [["tokens a second", "tramontane", peers[0]["peer"], "ratio", "of its floor", "bound by", "of one process"]]
     for name in names:
         figure = name.removesuffix(SUFFIX)
         our, peer = median(ours, name), median(peers, name)
         if our is None:
             continue
         fraction = median(ours, f"{figure}_fraction_of_floor")
+        whole = median(ours, f"{figure}_of_one_process")
         rows.append(
             [
                 figure.replace("_", " "),
@@ -38,8 +39,11 @@ def table(lines):
                 f"{our / peer:.2f}",
                 "" if fraction is None else f"{100 * fraction:.0f}%",
                 next((line[f"{figure}_bound"] for line in ours if f"{figure}_bound" in line), ""),
+                "" if whole is None else f"{whole:.2f}",
             ]
         )
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     return rows
 
 

@@ -130,7 +130,9 @@ struct OptionsTests {
         let apart = try Topology.even(shape: shape, workers: ["a", "b"], stages: 2)
         #expect(try pages("3MiB", together) == 3 << 20 / (6 * 8192))
         #expect(try pages("3MiB", apart) == 3 << 20 / (3 * 8192))
-        #expect(try pages("16777215TiB", apart) == 1 << 24)
+        #expect(try pages("384GiB", apart) == 1 << 24)
+        let large = #expect(throws: CommandError.self) { try pages("385GiB", apart) }
+        #expect(large?.message.contains("16820906 pages of 32 tokens; a worker has 16777216 at most") == true)
         #expect(
             try serving("--kv-memory", "3MiB").cacheSummary(shape: shape, topology: apart)
                 == "KV cache: 128 pages of 32 tokens in each worker, room for 4096 tokens")

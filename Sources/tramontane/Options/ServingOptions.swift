@@ -138,7 +138,7 @@ struct ServingOptions: ParsableArguments {
 
     /// KV pages of every worker: as many as --kv-memory has room for in the worker with most layers, or what --pages says.
     ///
-    /// - Throws: `CommandError` where not one page fits.
+    /// - Throws: `CommandError` where not one page fits, or more than a worker can have.
     func pagesPerWorker(shape: ModelShape, topology: Topology) throws -> Int {
         guard let kvMemory else { return pages ?? CoordinatorConfiguration.defaultPagesPerWorker }
         let layers = topology.stages.map(\.layers.count).max() ?? 0
@@ -148,7 +148,12 @@ struct ServingOptions: ParsableArguments {
                 "--kv-memory: \(kvMemory) bytes; a page of \(Engine.pageTokens) tokens takes \(fitting.pageBytes) in a worker "
                     + "of \(layers) layers")
         }
-        return Int(min(fitting.pages, UInt64(Self.maximumPages)))
+        guard fitting.pages <= UInt64(Self.maximumPages) else {
+            throw CommandError.usage(
+                "--kv-memory: \(kvMemory) bytes are \(fitting.pages) pages of \(Engine.pageTokens) tokens; a worker has "
+                    + "\(Self.maximumPages) at most")
+        }
+        return Int(fitting.pages)
     }
 
     /// How much KV cache there will be.

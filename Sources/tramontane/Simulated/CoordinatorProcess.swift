@@ -30,7 +30,7 @@ final class CoordinatorProcess {
             else { continue }
             return (try Address(parsing: report.http), try Address(parsing: report.listen))
         }
-        let words = StateDirectory.lastLine(of: log).map { ": \($0)" } ?? ""
+        let words = StateDirectory.lastWords(of: log).map { ": \($0)" } ?? ""
         throw CommandError.failure("the coordinator ended; see \(log)\(words)")
     }
 

@@ -36,14 +36,21 @@ struct StateDirectory {
         "\(path)/\(name).log"
     }
 
-    /// The last line of a log, if it has any.
-    static func lastLine(of log: String) -> String? {
+    /// The last line of a log that tells of trouble, if it has any: one of a logger's at `info` and below is what a process did
+    /// before.
+    static func lastWords(of log: String) -> String? {
         guard let file = FileHandle(forReadingAtPath: log) else { return nil }
         defer { try? file.close() }
         let end = (try? file.seekToEnd()) ?? 0
         try? file.seek(toOffset: end > 4096 ? end - 4096 : 0)
         let tail = String(decoding: (try? file.readToEnd()) ?? Data(), as: UTF8.self)
-        return tail.split(whereSeparator: \.isNewline).last.map(String.init)
+        return tail.split(whereSeparator: \.isNewline).last { !isEveryday($0) }.map(String.init)
+    }
+
+    /// Whether a line is `TIME LEVEL LABEL: …` of a level that needs nobody.
+    private static func isEveryday(_ line: Substring) -> Bool {
+        let words = line.split(separator: " ", maxSplits: 2)
+        return words.count == 3 && ["trace", "debug", "info"].contains(words[1])
     }
 
     /// Writes `cluster.json`, whole or not at all.

@@ -121,7 +121,7 @@ final class Supervisor {
                     say(message)
                     continue
                 }
-                let words = StateDirectory.lastLine(of: log).map { ": \($0)" } ?? ""
+                let words = StateDirectory.lastWords(of: log).map { ": \($0)" } ?? ""
                 say("\(message); see \(log)\(words)")
             case .end(let status):
                 state.isReady = false

@@ -127,11 +127,9 @@ extension Engine {
                 let item = expertItems[index]
                 let weights = chosenExperts[item.group]
                 for row in item.rows { input.load(row: row, from: rows[row], format: format) }
-                products.multiply(
-                    weights.gateUp(input, rows: item.rows, into: inner.floats), panels: 0..<weights.w1.panelCount)
+                weights.gateUp(input, rows: item.rows, into: inner.floats).multiplyAll()
                 for row in item.rows { inner.encode(row: row) }
-                products.multiply(
-                    weights.down(inner, rows: item.rows, into: outputs), panels: 0..<weights.w2.panelCount)
+                weights.down(inner, rows: item.rows, into: outputs).multiplyAll()
             }
             return
         }

@@ -30,9 +30,10 @@ struct PanelItems {
     /// In the order in which they are to be taken.
     private(set) var items: [Item] = []
 
-    mutating func cut(_ products: Int, threads: Int, size: (Int) -> ProductSize) {
+    /// - Parameter cost: of all products together.
+    mutating func cut(_ products: Int, cost: Int, threads: Int, size: (Int) -> ProductSize) {
         items.removeAll(keepingCapacity: true)
-        var left = (0..<products).reduce(0) { $0 + size($1).cost }
+        var left = cost
         for product in 0..<products {
             let size = size(product)
             guard size.cost > 0, size.panels > 0 else { continue }

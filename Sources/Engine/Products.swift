@@ -9,8 +9,6 @@ package final class Products {
 
     /// Work that is shared, in bytes read from memory: about 5 µs, more than a thread that looks for work takes to find it.
     private static let sharedBytes = 64 * 1024
-    /// What an item has to do at least.
-    private static let grainBytes = 16 * 1024
 
     private var items = PanelItems()
 
@@ -51,21 +49,7 @@ package final class Products {
             for index in 0..<count { blas(product(index)) }
             return
         }
-        sharePanels(count) {
-            product($0).size
-        } body: {
-            multiply(product($0), panels: $1)
-        }
-    }
-
-    /// Some panels' outputs, on the calling thread.
-    func multiply(_ product: Product, panels: Range<Int>) {
-        let (matrix, rows) = (product.matrix, product.rows)
-        let form = product.input.form(matrix.activation)
-        tk_matmul(
-            Kernels.isa, matrix.format.kernelFormat, matrix.panels, matrix.columns, matrix.rows, panels.lowerBound,
-            panels.upperBound, form.base + rows.lowerBound * form.stride, form.stride, rows.count, product.parts,
-            product.out + rows.lowerBound * product.stride, product.stride)
+        sharePanels(count, product)
     }
 
     /// Computes some products of gate and up together.
@@ -85,26 +69,12 @@ package final class Products {
             }
             return
         }
-        sharePanels(count) {
-            product($0).size
-        } body: {
-            multiply(product($0), panels: $1)
-        }
-    }
-
-    /// Some panels' outputs, on the calling thread; both matrices in one format.
-    func multiply(_ product: GateUpProduct, panels: Range<Int>) {
-        let (gate, up, rows) = (product.gate, product.up, product.rows)
-        let form = product.input.form(gate.activation)
-        tk_matmul_gate_up(
-            Kernels.isa, gate.format.kernelFormat, gate.panels, up.panels, gate.columns, gate.rows, panels.lowerBound,
-            panels.upperBound, form.base + rows.lowerBound * form.stride, form.stride, rows.count,
-            product.out + rows.lowerBound * gate.rows, gate.rows)
+        sharePanels(count, product)
     }
 
     /// Calls `body` for every row, sharing the rows between threads where each costs enough (about `bytes` touched).
     func eachRow(_ count: Int, bytes: Int, _ body: (Int) -> Void) {
-        let rowsPerItem = max(1, Self.grainBytes / max(bytes, 1))
+        let rowsPerItem = max(1, PanelItems.leastCost / max(bytes, 1))
         let items = (count + rowsPerItem - 1) / rowsPerItem
         share(items, bytes: count * bytes) { item, _ in
             for row in item * rowsPerItem..<min((item + 1) * rowsPerItem, count) { body(row) }
@@ -121,16 +91,16 @@ package final class Products {
     }
 
     /// Cuts the panels of some products into items and shares them between the threads.
-    private func sharePanels(
-        _ products: Int, size: (Int) -> ProductSize, body: (_ product: Int, _ panels: Range<Int>) -> Void
-    ) {
-        let cost = (0..<products).reduce(0) { $0 + size($1).cost }
+    private func sharePanels(_ count: Int, _ product: (Int) -> some PanelProduct) {
+        let cost = (0..<count).reduce(0) { $0 + product($1).size.cost }
         guard pool.threads > 1, cost >= Self.sharedBytes else {
-            for product in 0..<products where size(product).cost > 0 { body(product, 0..<size(product).panels) }
+            for index in 0..<count { product(index).multiplyAll() }
             return
         }
-        items.cut(products, threads: pool.threads, size: size)
-        pool.run(items: items.items.count) { [items] in body(items.items[$0].product, items.items[$0].panels) }
+        items.cut(count, cost: cost, threads: pool.threads) { product($0).size }
+        pool.run(items: items.items.count) { [items] in
+            product(items.items[$0].product).multiply(panels: items.items[$0].panels)
+        }
     }
 
     private func blas(_ product: Product) {
@@ -144,8 +114,24 @@ package final class Products {
     }
 }
 
+/// What can be computed panel by panel.
+protocol PanelProduct {
+    var size: ProductSize { get }
+
+    /// Some panels' outputs, on the calling thread.
+    func multiply(panels: Range<Int>)
+}
+
+extension PanelProduct {
+    /// All outputs, on the calling thread.
+    func multiplyAll() {
+        let size = size
+        if size.cost > 0 { multiply(panels: 0..<size.panels) }
+    }
+}
+
 /// out[i][r] = Σ_k matrix[r][k] · input[i][k] for some rows.
-struct Product {
+struct Product: PanelProduct {
     let matrix: Matrix
     let input: Activations
     /// Of `input` and of `out`.
@@ -157,10 +143,18 @@ struct Product {
     let stride: Int
 
     var size: ProductSize { ProductSize(panels: matrix.panelCount, bytes: matrix.bytes, rows: rows.count) }
+
+    func multiply(panels: Range<Int>) {
+        let form = input.form(matrix.activation)
+        tk_matmul(
+            Kernels.isa, matrix.format.kernelFormat, matrix.panels, matrix.columns, matrix.rows, panels.lowerBound,
+            panels.upperBound, form.base + rows.lowerBound * form.stride, form.stride, rows.count, parts,
+            out + rows.lowerBound * stride, stride)
+    }
 }
 
 /// out[i][r] = silu(Σ_k gate[r][k] · input[i][k]) · Σ_k up[r][k] · input[i][k] for some rows.
-struct GateUpProduct {
+struct GateUpProduct: PanelProduct {
     let gate: Matrix
     let up: Matrix
     let input: Activations
@@ -173,6 +167,15 @@ struct GateUpProduct {
     var isOnePass: Bool { gate.format == up.format }
     var size: ProductSize {
         ProductSize(panels: gate.panelCount, bytes: gate.bytes + up.bytes, rows: rows.count)
+    }
+
+    /// Where one pass does it.
+    func multiply(panels: Range<Int>) {
+        let form = input.form(gate.activation)
+        tk_matmul_gate_up(
+            Kernels.isa, gate.format.kernelFormat, gate.panels, up.panels, gate.columns, gate.rows, panels.lowerBound,
+            panels.upperBound, form.base + rows.lowerBound * form.stride, form.stride, rows.count,
+            out + rows.lowerBound * gate.rows, gate.rows)
     }
 
     /// The product with gate (0), or with up (1), into `scratch`.

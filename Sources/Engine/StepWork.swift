@@ -87,12 +87,15 @@ extension StepWork {
         let held = engine.weights.layers[layer - engine.shard.layers.lowerBound].experts
         for (expert, (weights, rows)) in zip(held, rows).enumerated() where rows > 0 {
             guard let weights else { continue }
-            let before = self
-            for matrix in [weights.w1, weights.w2, weights.w3] { count(matrix, rows: rows) }
+            var part = StepWork()
+            for matrix in [weights.w1, weights.w2, weights.w3] { part.count(matrix, rows: rows) }
             var work = ExpertWork(layer: layer, expert: expert)
-            work.weightBytes = weightBytes - before.weightBytes
-            work.integerMultiplyAdds = integerMultiplyAdds - before.integerMultiplyAdds
-            work.floatMultiplyAdds = floatMultiplyAdds - before.floatMultiplyAdds
+            work.weightBytes = part.weightBytes
+            work.integerMultiplyAdds = part.integerMultiplyAdds
+            work.floatMultiplyAdds = part.floatMultiplyAdds
+            weightBytes += part.weightBytes
+            integerMultiplyAdds += part.integerMultiplyAdds
+            floatMultiplyAdds += part.floatMultiplyAdds
             experts.append(work)
         }
     }

@@ -6,7 +6,7 @@ import Testing
 @Suite struct PanelItemsTests {
     private func cut(_ sizes: [ProductSize], threads: Int) -> [PanelItems.Item] {
         var items = PanelItems()
-        items.cut(sizes.count, threads: threads) { sizes[$0] }
+        items.cut(sizes.count, cost: sizes.reduce(0) { $0 + $1.cost }, threads: threads) { sizes[$0] }
         return items.items
     }
 

@@ -14,27 +14,30 @@ struct ClusterFloor {
     let all: BenchRates
 
     func seconds(_ work: StepWork) -> Double {
-        var mixture = (bytes: 0, integers: 0, floats: 0)
-        var (reading, computing) = (0.0, 0.0)
-        let layers = Dictionary(grouping: work.experts, by: \.layer)
-        for experts in layers.values {
-            let loads = shares.map { share in experts.filter { share.contains($0.expert) } }
-            let bytes = loads.map { $0.reduce(0) { $0 + $1.weightBytes } }
-            let integers = loads.map { $0.reduce(0) { $0 + $1.integerMultiplyAdds } }
-            let floats = loads.map { $0.reduce(0) { $0 + $1.floatMultiplyAdds } }
-            mixture.bytes += bytes.reduce(0, +)
-            mixture.integers += integers.reduce(0, +)
-            mixture.floats += floats.reduce(0, +)
-            reading += Self.together(
-                bytes.map { Double($0) / one.readBytes }, atOnce: all.readBytes / one.readBytes)
-            computing += Self.together(
-                zip(integers, floats).map { computingSeconds(integers: $0, floats: $1) },
-                atOnce: all.integers / one.integers)
-        }
-        reading += Double(work.bytes - mixture.bytes) / one.readBytes
-        computing += computingSeconds(
-            integers: work.integerMultiplyAdds - mixture.integers, floats: work.floatMultiplyAdds - mixture.floats)
+        let reading = seconds(
+            whole: Double(work.bytes) / one.readBytes, experts: work.experts, atOnce: all.readBytes / one.readBytes
+        ) { Double($0.weightBytes) / one.readBytes }
+        let computing = seconds(
+            whole: computingSeconds(integers: work.integerMultiplyAdds, floats: work.floatMultiplyAdds),
+            experts: work.experts, atOnce: all.integers / one.integers
+        ) { computingSeconds(integers: $0.integerMultiplyAdds, floats: $0.floatMultiplyAdds) }
         return max(reading, computing)
+    }
+
+    /// - Parameters:
+    ///   - whole: what one worker would take for the whole step.
+    ///   - atOnce: how many workers the machine serves at once at that rate.
+    ///   - alone: what one would take for an expert.
+    private func seconds(
+        whole: Double, experts: [ExpertWork], atOnce: Double, alone: (ExpertWork) -> Double
+    ) -> Double {
+        let home = whole - experts.reduce(0) { $0 + alone($1) }
+        return Dictionary(grouping: experts, by: \.layer).values.reduce(home) { sum, experts in
+            let loads = shares.map { share in
+                experts.reduce(0) { $0 + (share.contains($1.expert) ? alone($1) : 0) }
+            }
+            return sum + Self.together(loads, atOnce: atOnce)
+        }
     }
 
     private func computingSeconds(integers: Int, floats: Int) -> Double {

@@ -12,11 +12,10 @@ struct MachineBench {
 
         fileprivate init(threads: Int, bytes: Int, repeats: Int) throws {
             let rates = try MachineRates(threads: threads, bytes: bytes)
-            func median(_ measure: () -> Double) -> Double { Median.of((0..<repeats).map { _ in measure() }) }
             self.threads = threads
-            read = median { rates.readBytesPerSecond() }
+            read = Median.of(repeats) { rates.readBytesPerSecond() }
             integers = InstructionSet.all.map { set in
-                set.isAvailable ? median { rates.integersPerSecond(set) } : nil
+                set.isAvailable ? Median.of(repeats) { rates.integersPerSecond(set) } : nil
             }
         }
     }
@@ -52,8 +51,8 @@ final class RatesDuringBench {
     private let repeats: Int
     private var reads: [Double] = []
     private(set) lazy var rates = BenchRates(
-        readBytes: Median.of(reads), integers: median { machine.integersPerSecond() },
-        floats: median { machine.floatsPerSecond() })
+        readBytes: Median.of(reads), integers: Median.of(repeats) { machine.integersPerSecond() },
+        floats: Median.of(repeats) { machine.floatsPerSecond() })
 
     /// - Parameters:
     ///   - bytes: of memory, whose reading shows its bandwidth.
@@ -64,8 +63,6 @@ final class RatesDuringBench {
     }
 
     func read() { for _ in 0..<repeats { reads.append(machine.readBytesPerSecond()) } }
-
-    private func median(_ measure: () -> Double) -> Double { Median.of((0..<repeats).map { _ in measure() }) }
 }
 
 extension MachineBench {

@@ -209,6 +209,9 @@ struct ModelBench {
 
 /// The value in the middle; the mean of the two where they are an even number.
 enum Median {
+    /// Of so many measurements.
+    static func of(_ repeats: Int, _ measure: () -> Double) -> Double { of((0..<repeats).map { _ in measure() }) }
+
     static func of(_ values: [Double]) -> Double {
         let sorted = values.sorted()
         guard !sorted.isEmpty else { return .nan }

@@ -12,8 +12,9 @@
 
 // Bytes that memory is asked for in advance: the hardware's prefetcher stops at every page, and loses its way between panels.
 enum { TK_AHEAD = 4608 };
-// AMD's prefetcher is faster alone than together with requests far ahead, if memory is read in order. One row does that.
-enum { TK_AHEAD_IN_ORDER = 1024 };
+// AMD's processors read faster what is read in order, so there few rows take one panel after the other. One row with little to
+// compute is fastest if short bursts of requests only keep the hardware's prefetcher going; otherwise requests lead, line by line.
+enum { TK_AHEAD_BURSTS = 1024, TK_AHEAD_IN_ORDER = 9216 };
 extern bool tk_reads_in_order;
 
 #define TK_INLINE static inline __attribute__((always_inline, unused))

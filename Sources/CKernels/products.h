@@ -12,20 +12,38 @@ enum {
     TK_FLOATS = 8,    // rows of a tile of floats at most
     TK_CHUNK = 32,    // rows that share an unpacked unit at most
     TK_PANELS = 4,    // panels that a core takes at most, but 8 for floats and one row
-    TK_RUN = 16,      // panels that one row takes one after the other before it turns to another matrix
+    TK_RUN = 16,      // panels that few rows take one after the other before they turn to another matrix
     TK_UNIT = 256,    // values of k in a unit
 };
 
-// Whether `panels` panels and `count` rows are read so that the hardware's prefetcher does best alone.
-TK_INLINE bool in_order(size_t panels, size_t count) { return tk_reads_in_order && panels == 1 && count == 1; }
+// Whether `panels` panels and `count` rows are taken line after line, from one panel on to the next.
+TK_INLINE bool in_order(size_t panels, size_t count) { return tk_reads_in_order && panels == 1 && count <= TK_TILE; }
 
-TK_INLINE size_t bytes_ahead(size_t panels, size_t count) {
-    return in_order(panels, count) ? TK_AHEAD_IN_ORDER : TK_AHEAD;
+// How far ahead a core asks memory. `bursts`: one row asks for many lines at once.
+TK_INLINE size_t bytes_ahead(size_t panels, size_t count, bool bursts) {
+    return !in_order(panels, count) ? TK_AHEAD : bursts && count == 1 ? TK_AHEAD_BURSTS : TK_AHEAD_IN_ORDER;
 }
 
-TK_INLINE void fetch_ahead(const uint8_t *p, size_t bytes) {
+// Asks memory for what lies `ahead` bytes after a line of the panel.
+TK_INLINE void ask(const uint8_t *line, size_t ahead) { __builtin_prefetch(line + ahead, 0, 2); }
+
+TK_INLINE void ask_at_once(const uint8_t *lines, size_t bytes, size_t ahead) {
     for (size_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(p + i, 0, 2);
+        ask(lines + i, ahead);
+    }
+}
+
+// One row asks for many lines at once, which starts the hardware's prefetcher; more rows for one line as they take one, since
+// many at once would have to wait.
+TK_INLINE void ask_one_row(const int R, const uint8_t *lines, size_t bytes, size_t ahead) {
+    if (R == 1) {
+        ask_at_once(lines, bytes, ahead);
+    }
+}
+
+TK_INLINE void ask_rows(const int R, const uint8_t *line, size_t ahead) {
+    if (R > 1) {
+        ask(line, ahead);
     }
 }
 
@@ -175,6 +193,11 @@ TK_INLINE void each_tile(tk_tile *const *tiles, const tk_unit *unit, size_t coun
     }
 }
 
+// How far ahead of the lines that it takes a tile asks: only the first tile's first vectors do; others ask for what they have.
+TK_INLINE size_t asked_ahead(const tk_unit *unit, size_t first_row, int h) {
+    return first_row == 0 && h == 0 ? unit->ahead : 0;
+}
+
 // Sums of R rows are [R][TK_ABREAST] vectors.
 enum { TK_SUMS = TK_TILE * TK_ABREAST };
 
@@ -301,6 +324,7 @@ TK_INLINE void store_sums(const int R, const vf *sums, float *acc) {
 TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const size_t ahead = asked_ahead(unit, first_row, h);
         const int8_t *a[TK_TILE];
         vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
@@ -308,9 +332,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
             vi isum[TK_SUMS];
-            if (first_row == 0 && h == 0) {
-                fetch_ahead(w + unit->ahead, TK_Q8_0_GROUPS);
-            }
+            ask_one_row(R, w, TK_Q8_0_GROUPS, ahead);
             TK_UNROLL
             for (int i = 0; i < R * TK_ABREAST; ++i) {
                 isum[i] = vw_start(unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32);
@@ -318,6 +340,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
             TK_UNROLL
             for (int g = 0; g < 8; ++g) {
                 vw q[TK_ABREAST];
+                ask_rows(R, w + g * 64, ahead);
                 TK_UNROLL
                 for (int i = 0; i < TK_ABREAST; ++i) {
                     q[i] = vw_load(w + g * 64 + i * 4 * TK_LANES);
@@ -345,6 +368,7 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
     const bool apart = R * TK_ABREAST > 8;  // bytes would not stay in a register for their second half
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const size_t ahead = asked_ahead(unit, first_row, h);
         const int8_t *a[TK_TILE];
         vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
@@ -353,13 +377,12 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
             const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
             va sum[TK_SUMS];
             vi isum[TK_SUMS];
-            if (first_row == 0 && h == 0) {
-                fetch_ahead(w + unit->ahead, TK_Q4_0_GROUPS);
-            }
+            ask_one_row(R, w, TK_Q4_0_GROUPS, ahead);
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
                 vb q[TK_ABREAST];
+                ask_rows(R, w + v * 64, ahead);
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low, vb_and(q[i], 15))
                 dot(R, sum, low, a, v * 4);
@@ -396,7 +419,7 @@ TK_TILES(tile_q4_0)
         const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);             \
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
-        unit.ahead = bytes_ahead(panels, count);                                                                       \
+        unit.ahead = bytes_ahead(panels, count, true);                                                                 \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         if (in_order(panels, count)) {                                                                                 \
             touch(panel + first * 32, (last - first) * 32);                                                            \
@@ -494,11 +517,10 @@ TK_INLINE void add_k_block(
     }
 }
 
-// A quarter of a super-block, as the first tile's first vectors go over the one before: many requests at once would have to
-// wait.
-TK_INLINE void fetch_quarter(const tk_unit *unit, const size_t block_bytes, size_t first_row, int h, int quarter) {
-    if (first_row == 0 && h == 0) {
-        fetch_ahead(unit->block + unit->ahead + quarter * (block_bytes / 4), block_bytes / 4);
+// A quarter of a super-block's bytes, as tiles go over that quarter unpacked.
+TK_INLINE void ask_quarter(const tk_unit *unit, const size_t block_bytes, size_t ahead, int quarter) {
+    if (ahead > 0) {
+        ask_at_once(unit->block + quarter * (block_bytes / 4), block_bytes / 4, ahead);
     }
 }
 
@@ -507,13 +529,15 @@ TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R * TK_ABREAS
 
 TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const size_t ahead = asked_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
-            fetch_quarter(unit, TK_Q4_K_BYTES, first_row, h, c);
+            ask_one_row(R, unit->block + c * (TK_Q4_K_BYTES / 4), TK_Q4_K_BYTES / 4, ahead);
+            ask_rows(R, unit->block + c * 64, ahead);
             if (TK_CENTRED(4)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -523,6 +547,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 vb q[TK_ABREAST];
+                ask_rows(R, w + v * 64, ahead);
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low_weights, vb_and(q[i], 15))
                 dot(R, low, low_weights, a, v * 4);
@@ -572,6 +597,7 @@ TK_TILES(direct_q4_K)
 #define TK_Q5_LOW(v, low_fifth, high_fifth)                                                                            \
     {                                                                                                                  \
         vb q[TK_ABREAST];                                                                                              \
+        ask_rows(R, w + TK_Q5_K_LOW + v * 64, ahead);                                                                  \
         load_bytes(q, w + TK_Q5_K_LOW + v * 64);                                                                       \
         TK_WEIGHTS(low_weights, vb_or(vb_and(q[i], 15), low_fifth))                                                    \
         dot(R, low, low_weights, a, v * 4);                                                                            \
@@ -583,13 +609,17 @@ TK_TILES(direct_q4_K)
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const size_t ahead = asked_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += TK_Q5_K_CHUNK, advance(R, a, TK_PIECE_BYTES)) {
-            fetch_quarter(unit, TK_Q5_K_BYTES, first_row, h, c);
+            ask_one_row(R, unit->block + c * (TK_Q5_K_BYTES / 4), TK_Q5_K_BYTES / 4, ahead);
+            ask_rows(R, unit->block + c * 64, ahead);
+            ask_rows(R, w, ahead);
+            ask_rows(R, w + 64, ahead);
             if (TK_CENTRED(5)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -628,13 +658,14 @@ TK_INLINE void shared_k(
     const int R, const int bits, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit,
     size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const size_t ahead = asked_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            fetch_quarter(unit, block_bytes, first_row, h, c);
+            ask_quarter(unit, block_bytes, ahead, c);
             if (TK_CENTRED(bits)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -707,7 +738,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) {
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
         unit.blocks = 1;                                                                                               \
-        unit.ahead = bytes_ahead(panels, count);                                                                       \
+        unit.ahead = bytes_ahead(panels, count, bits != 6);                                                            \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; ++b) {                                                                        \
             unit.rows = rows + b * 4 * TK_PIECE_BYTES;                                                                 \
@@ -767,9 +798,6 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
 // the four halves s: low bits in the low nibbles of its first and its second four groups of ql, then in the high nibbles of
 // the same; high bits in the four bit pairs of its groups of qh.
 #define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
-    if (quarter % 2 == 0 && s == 0) {                                                                                  \
-        fetch_quarter(unit, TK_Q6_K_BYTES, first_row, h, 2 * n + quarter / 2);                                         \
-    }                                                                                                                  \
     TK_UNROLL                                                                                                          \
     for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
         const size_t piece = quarter / 2 * TK_PIECE_BYTES, group = quarter % 2 * 8 + s * 4;                            \
@@ -778,6 +806,13 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
         TK_UNROLL                                                                                                      \
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
             vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
+            if (quarter < 2) {                                                                                         \
+                ask(w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter * 4 + u) * 64, ahead);                              \
+            } else if (quarter == 2) {                                                                                 \
+                ask(w + s * TK_Q6_K_CHUNK + u * 64, ahead);                                                            \
+            } else if (u == 0) {                                                                                       \
+                ask(unit->block + (2 * n + s) * 64, ahead);                                                            \
+            }                                                                                                          \
             load_bytes(q, w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter % 2 * 4 + u) * 64);                           \
             load_bytes(top, w + s * TK_Q6_K_CHUNK + u * 64);                                                           \
             TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
@@ -794,6 +829,7 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const size_t ahead = asked_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
@@ -815,6 +851,7 @@ TK_TILES(direct_q6_K)
 
 TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        const size_t ahead = asked_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
@@ -822,7 +859,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, unit, h, a, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            fetch_quarter(unit, TK_Q6_K_BYTES, first_row, h, c);
+            ask_quarter(unit, TK_Q6_K_BYTES, ahead, c);
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
                 va sums[TK_SUMS];
@@ -921,6 +958,7 @@ TK_INLINE size_t together(tk_format format, size_t R, size_t stride) {
 }
 
 enum { TK_RESULT = TK_PANELS * TK_CHUNK * 16 };  // floats that are computed at once at most
+_Static_assert(TK_RUN * TK_TILE * 16 <= TK_RESULT, "a run's results");
 
 // Panels times R rows, in `parts` parts of the inner dimension.
 static void panel_product(

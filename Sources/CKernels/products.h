@@ -148,9 +148,10 @@ typedef struct {
     size_t ahead;                  // bytes that memory is asked for in advance
     vf d[8][TK_H];                 // of each block
     vf minus_dmin[TK_H];           // q4_K, q5_K
-    vs multipliers[16][TK_H];      // of each sub-block of a K format
-    vi pairs[8][TK_H];             // of two sub-blocks each: q4_K and q5_K minima, q6_K multipliers
-    vi middles[4][TK_H];           // the same: q4_K and q5_K multipliers times the middle that centred sums lack
+    vi middles[4][TK_H];           // q4_K and q5_K multipliers of two sub-blocks each times the middle that centred sums lack
+    uint8_t sc[8 * 16], m[8 * 16]; // q4_K and q5_K multipliers and minima of each sub-block
+    vs multipliers[16][TK_H];      // shared: of each sub-block of a K format
+    vi pairs[8][TK_H];             // shared: of two sub-blocks each: q4_K and q5_K minima, q6_K multipliers
 } tk_unit;
 
 // Adds the products of a unit and R rows to acc[R][16].
@@ -288,13 +289,6 @@ TK_INLINE void load_bytes(vb *bytes, const uint8_t *p) {
     for (int i = 0; i < TK_ABREAST; ++i) {                                                                             \
         name[i] = expression;                                                                                          \
     }
-
-TK_INLINE void scale_sums(const int R, vi *isum, const va *sums, const vs *multipliers) {
-    TK_UNROLL
-    for (int i = 0; i < R * TK_ABREAST; ++i) {
-        isum[i] = va_add_scaled(isum[i], sums[i], multipliers[i % TK_ABREAST]);
-    }
-}
 
 // total = fma(float(isum), d * scale, total)
 TK_INLINE void add_block(const int R, const vi *isum, const vf *d, const uint8_t *scales, size_t stride, vf *total) {
@@ -464,35 +458,80 @@ TK_INLINE void unpack_scales(const uint8_t *packed, uint8_t sc[8 * 16], uint8_t 
     }
 }
 
-// A unit's vectors from a header of weights of `bits` bits.
+// What a unit has from a header of weights of `bits` bits.
 TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit) {
-    uint8_t sc[8 * 16], m[8 * 16];
-    unpack_scales(block + TK_K_SCALES, sc, m);
+    unpack_scales(block + TK_K_SCALES, unit->sc, unit->m);
     TK_UNROLL
     for (int h = 0; h < TK_H; ++h) {
         unit->d[0][h] = vf_load_f16(block + h * 2 * TK_LANES);
         unit->minus_dmin[h] = vf_sub(vf_set1(-0.0f), vf_load_f16(block + TK_K_DMIN + h * 2 * TK_LANES));
-        TK_UNROLL
-        for (int j = 0; j < 8; ++j) {
-            unit->multipliers[j][h] = vs_load_u8(sc + j * 16 + h * TK_LANES);
+        if (!TK_CENTRED(bits)) {
+            continue;
         }
         TK_UNROLL
         for (int i = 0; i < 4; ++i) {
-            const int o = i * 32 + h * TK_LANES;
-            unit->pairs[i][h] = vi_pairs_u8(m + o, m + o + 16);
-            if (TK_CENTRED(bits)) {
-                const vi multipliers = vi_pairs_u8(sc + o, sc + o + 16);
-                unit->middles[i][h] = bits == 4 ? vi_shift_left(multipliers, 3) : vi_shift_left(multipliers, 4);
-            }
+            const uint8_t *sc = unit->sc + i * 32 + h * TK_LANES;
+            const vi multipliers = vi_pairs_u8(sc, sc + 16);
+            unit->middles[i][h] = bits == 4 ? vi_shift_left(multipliers, 3) : vi_shift_left(multipliers, 4);
+        }
+    }
+}
+
+// The multipliers of sub-block j and, below, the minima (q6_K: the multipliers) of sub-blocks 2i and 2i+1, for vectors h and on.
+// A tile widens bytes, which hides behind its products, where storing and loading vectors would cost few rows more; many
+// tiles that share a unit find them unpacked with its weights.
+TK_INLINE void multipliers_of(vs *result, const int bits, const bool shared, const tk_unit *unit, int j, int h) {
+    TK_UNROLL
+    for (int i = 0; i < TK_ABREAST; ++i) {
+        const size_t o = j * 16 + (h + i) * TK_LANES;
+        result[i] = shared ? unit->multipliers[j][h + i] :
+            bits == 6 ? vs_load_i8((const int8_t *)unit->block + o) : vs_load_u8(unit->sc + o);
+    }
+}
+
+TK_INLINE void pairs_of(vi *result, const int bits, const bool shared, const tk_unit *unit, int pair, int h) {
+    const int8_t *sc = (const int8_t *)unit->block;
+    TK_UNROLL
+    for (int i = 0; i < TK_ABREAST; ++i) {
+        const size_t o = pair * 32 + (h + i) * TK_LANES;
+        result[i] = shared ? unit->pairs[pair][h + i] :
+            bits == 6 ? vi_pairs_i8(sc + o, sc + o + 16) : vi_pairs_u8(unit->m + o, unit->m + o + 16);
+    }
+}
+
+// Adds sums of the products of sub-block j, scaled.
+TK_INLINE void scale_sums(
+    const int R, const int bits, const bool shared, const tk_unit *unit, int j, int h, const va *sums, vi *isum) {
+    vs scales[TK_ABREAST];
+    multipliers_of(scales, bits, shared, unit, j, h);
+    TK_UNROLL
+    for (int i = 0; i < R * TK_ABREAST; ++i) {
+        isum[i] = va_add_scaled(isum[i], sums[i], scales[i % TK_ABREAST]);
+    }
+}
+
+TK_INLINE void share(const int bits, tk_unit *unit) {
+    const int sub_blocks = bits == 6 ? 16 : 8, pairs = bits == 6 && TK_CENTRED(6) ? 0 : sub_blocks / 2;
+    for (int h = 0; h < TK_H; h += TK_ABREAST) {
+        for (int j = 0; j < sub_blocks; ++j) {
+            multipliers_of(unit->multipliers[j] + h, bits, false, unit, j, h);
+        }
+        for (int i = 0; i < pairs; ++i) {
+            pairs_of(unit->pairs[i] + h, bits, false, unit, i, h);
         }
     }
 }
 
 // acc = fma(float(isum), d * scale, acc); acc = fma(float(msum), -(dmin * scale), acc). a: the rows' first pieces.
 TK_INLINE void add_k_block(
-    const int R, const tk_unit *unit, int h, const int8_t *const *a, const vi *isum, const uint8_t *scales,
-    float *acc) {
+    const int R, const bool shared, const tk_unit *unit, int h, const int8_t *const *a, const vi *isum,
+    const uint8_t *scales, float *acc) {
     const vf *d = unit->d[0] + h, *minus_dmin = unit->minus_dmin + h;
+    vi minima[4][TK_ABREAST];
+    TK_UNROLL
+    for (int i = 0; i < 4; ++i) {
+        pairs_of(minima[i], 4, shared, unit, i, h);
+    }
     // Row after row where registers do not hold the sums of the minima of all.
     const int step = TK_ABREAST > 1 ? 1 : R;
     TK_UNROLL
@@ -501,7 +540,7 @@ TK_INLINE void add_k_block(
         clear(step, msum);
         TK_UNROLL
         for (int i = 0; i < 4; ++i) {
-            add_pairs(step, msum, unit->pairs[i] + h, a + first, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
+            add_pairs(step, msum, minima[i], a + first, i * TK_PIECE_BYTES + TK_PIECE_SUMS);
         }
         TK_UNROLL
         for (int i = 0; i < step * TK_ABREAST; ++i) {
@@ -556,7 +595,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
                     dot(R, high, high_weights, a, v * 4 + 32);
                 }
             }
-            scale_sums(R, isum, low, unit->multipliers[2 * c] + h);
+            scale_sums(R, 4, false, unit, 2 * c, h, low, isum);
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 if (halves_apart(R)) {
@@ -566,10 +605,10 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
                     dot(R, high, high_weights, a, v * 4 + 32);
                 }
             }
-            scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);
+            scale_sums(R, 4, false, unit, 2 * c + 1, h, high, isum);
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, false, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q4_K)
@@ -637,18 +676,18 @@ TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, f
                 if (part == 1 || TK_DOTS_5BIT == 8) {
                     TK_LAST_FIFTHS(TK_Q5_LOW)
                 }
-                scale_sums(R, isum, low, unit->multipliers[2 * c] + h);
+                scale_sums(R, 5, false, unit, 2 * c, h, low, isum);
                 if (part == 0 && halves_apart(R)) {
                     TK_FIRST_FIFTHS(TK_Q5_HIGH)
                 }
                 if ((part == 1 || TK_DOTS_5BIT == 8) && halves_apart(R)) {
                     TK_LAST_FIFTHS(TK_Q5_HIGH)
                 }
-                scale_sums(R, isum, high, unit->multipliers[2 * c + 1] + h);
+                scale_sums(R, 5, false, unit, 2 * c + 1, h, high, isum);
             }
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, false, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 TK_TILES(direct_q5_K)
@@ -679,11 +718,11 @@ TK_INLINE void shared_k(
                     load_bytes(weights, w + g * 64);
                     dot(R, sums, weights, a, g * 4);
                 }
-                scale_sums(R, isum, sums, unit->multipliers[2 * c + g0 / 8] + h);
+                scale_sums(R, bits, true, unit, 2 * c + g0 / 8, h, sums, isum);
             }
         }
         advance(R, a, -(size_t)4 * TK_PIECE_BYTES);
-        add_k_block(R, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
+        add_k_block(R, true, unit, h, a, isum, unit->scales + first_row * unit->stride, acc + h * TK_LANES);
     }
 }
 
@@ -730,7 +769,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) {
     }
 }
 
-// Formats of super-blocks, one to a unit. `open` sets the unit's weights and multipliers from a panel.
+// Formats of super-blocks, one to a unit. `open` finds the unit in a panel.
 #define TK_K_CORE(name, open, format, bits)                                                                            \
     TK_CORE(name) {                                                                                                    \
         const size_t scales = columns / 64 * TK_PIECE_BYTES;                                                           \
@@ -748,6 +787,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) {
                 if (count <= TK_DIRECT(bits)) {                                                                        \
                     each_tile(direct_##format##s, &unit, count, result + p * count * 16);                              \
                 } else {                                                                                               \
+                    share(bits, &unit);                                                                                \
                     unpack_##format(&unit, quants);                                                                    \
                     unit.quants = quants;                                                                              \
                     each_tile(shared_##format##s, &unit, count, result + p * count * 16);                              \
@@ -779,14 +819,17 @@ TK_K_CORE(core_q5_K, open_q5_K, q5_K, 5)
 
 // Where the integer sums of one vector of R rows start: sc * sum (q-32)*a = sc * sum q*a - 32 * (sc * sum a), and centred sums
 // are sum (q-32)*a already. Pieces have the sums of 16 activations times -16.
-TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t *const *a, vi *isum) {
+TK_INLINE void start_q6_K(
+    const int R, const bool shared, const tk_unit *unit, int h, const int8_t *const *a, vi *isum) {
     clear(R, isum);
     if (TK_CENTRED(6)) {
         return;
     }
     TK_UNROLL
     for (int i = 0; i < 8; ++i) {
-        add_pairs(R, isum, unit->pairs[i] + h, a, i / 2 * TK_PIECE_BYTES + TK_PIECE_START_5BIT + i % 2 * 4);
+        vi multipliers[TK_ABREAST];
+        pairs_of(multipliers, 6, shared, unit, i, h);
+        add_pairs(R, isum, multipliers, a, i / 2 * TK_PIECE_BYTES + TK_PIECE_START_5BIT + i % 2 * 4);
     }
     TK_UNROLL
     for (int i = 0; i < R * TK_ABREAST; ++i) {
@@ -818,7 +861,7 @@ TK_INLINE void start_q6_K(const int R, const tk_unit *unit, int h, const int8_t 
             TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
             dot(R, sums, weights, a, piece + (group + u) * 4);                                                         \
         }                                                                                                              \
-        scale_sums(R, isum, sums, unit->multipliers[n * 8 + quarter * 2 + s] + h);                                     \
+        scale_sums(R, 6, false, unit, n * 8 + quarter * 2 + s, h, sums, isum);                                         \
     }
 
 #define TK_Q6_QUARTERS(each)                                                                                           \
@@ -835,7 +878,7 @@ TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         vi isum[TK_SUMS];
         vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
-        start_q6_K(R, unit, h, a, isum);
+        start_q6_K(R, false, unit, h, a, isum);
         for (int n = 0; n < 2; ++n, w += 2 * TK_Q6_K_CHUNK, advance(R, a, 2 * TK_PIECE_BYTES)) {
             TK_UNROLL
             for (int s = 0; s < 2; ++s) {
@@ -857,7 +900,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         vi isum[TK_SUMS];
         vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
-        start_q6_K(R, unit, h, a, isum);
+        start_q6_K(R, true, unit, h, a, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
             ask_quarter(unit, TK_Q6_K_BYTES, ahead, c);
             TK_UNROLL
@@ -870,7 +913,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
                     load_bytes(weights, w + g * 64);
                     dot(R, sums, weights, a, g * 4);
                 }
-                scale_sums(R, isum, sums, unit->multipliers[4 * c + g0 / 4] + h);
+                scale_sums(R, 6, true, unit, 4 * c + g0 / 4, h, sums, isum);
             }
         }
         load_sums(R, total, acc + h * TK_LANES);
@@ -903,24 +946,12 @@ TK_INLINE void unpack_q6_K(const tk_unit *unit, uint8_t *quants) {
 }
 
 TK_INLINE void open_q6_K(const uint8_t *panel, size_t columns, size_t b, tk_unit *unit) {
-    const uint8_t *block = panel + tk_scale_section(columns / 256) + b * TK_Q6_K_BYTES;
-    const int8_t *sc = (const int8_t *)block;
-    unit->block = block;
+    unit->block = panel + tk_scale_section(columns / 256) + b * TK_Q6_K_BYTES;
     TK_UNROLL
     for (int h = 0; h < TK_H; ++h) {
         unit->d[0][h] = vf_load_f16(panel + b * 32 + h * 2 * TK_LANES);
-        TK_UNROLL
-        for (int s = 0; s < 16; ++s) {
-            unit->multipliers[s][h] = vs_load_i8(sc + s * 16 + h * TK_LANES);
-        }
-        TK_UNROLL
-        for (int i = 0; i < 8; ++i) {
-            if (!TK_CENTRED(6)) {
-                unit->pairs[i][h] = vi_pairs_i8(sc + i * 32 + h * TK_LANES, sc + i * 32 + 16 + h * TK_LANES);
-            }
-        }
     }
-    unit->quants = block + TK_Q6_K_SCALES;
+    unit->quants = unit->block + TK_Q6_K_SCALES;
 }
 TK_K_CORE(core_q6_K, open_q6_K, q6_K, 6)
 

@@ -19,31 +19,33 @@ enum {
 // Whether `panels` panels and `count` rows are taken line after line, from one panel on to the next.
 TK_INLINE bool in_order(size_t panels, size_t count) { return tk_reads_in_order && panels == 1 && count <= TK_TILE; }
 
-// How far ahead a core asks memory. `bursts`: one row asks for many lines at once.
+// How far ahead a core asks memory. `bursts`: its tile of one row asks for many lines at once.
 TK_INLINE size_t bytes_ahead(size_t panels, size_t count, bool bursts) {
     return !in_order(panels, count) ? TK_AHEAD : bursts && count == 1 ? TK_AHEAD_BURSTS : TK_AHEAD_IN_ORDER;
 }
 
 // Asks memory for what lies `ahead` bytes after a line of the panel.
-TK_INLINE void ask(const uint8_t *line, size_t ahead) { __builtin_prefetch(line + ahead, 0, 2); }
+TK_INLINE void prefetch(const uint8_t *line, size_t ahead) { __builtin_prefetch(line + ahead, 0, 2); }
 
-TK_INLINE void ask_at_once(const uint8_t *lines, size_t bytes, size_t ahead) {
-    for (size_t i = 0; i < bytes; i += 64) {
-        ask(lines + i, ahead);
+TK_INLINE void prefetch_lines(const uint8_t *lines, size_t bytes, size_t ahead) {
+    if (ahead > 0) {
+        for (size_t i = 0; i < bytes; i += 64) {
+            prefetch(lines + i, ahead);
+        }
     }
 }
 
-// One row asks for many lines at once, which starts the hardware's prefetcher; more rows for one line as they take one, since
-// many at once would have to wait.
-TK_INLINE void ask_one_row(const int R, const uint8_t *lines, size_t bytes, size_t ahead) {
+// A direct tile of one row asks for many lines at once, which keeps the hardware's prefetcher going; of more rows, and of q6_K
+// always, for one line as it takes one, since many at once make what is needed now wait.
+TK_INLINE void prefetch_for_one_row(const int R, const uint8_t *lines, size_t bytes, size_t ahead) {
     if (R == 1) {
-        ask_at_once(lines, bytes, ahead);
+        prefetch_lines(lines, bytes, ahead);
     }
 }
 
-TK_INLINE void ask_rows(const int R, const uint8_t *line, size_t ahead) {
+TK_INLINE void prefetch_for_rows(const int R, const uint8_t *line, size_t ahead) {
     if (R > 1) {
-        ask(line, ahead);
+        prefetch(line, ahead);
     }
 }
 
@@ -139,7 +141,7 @@ TK_FLOAT_CORE(core_bf16, vf_load_bf16, 2)
 // What a tile reads. A sub-block is a run of k with one multiplier: 32 values, in q6_K 16.
 typedef struct {
     const uint8_t *quants;         // direct: as in the panel; shared: groups of 64 bytes in order of k
-    const uint8_t *block;          // the weights in the panel, for asking memory ahead in small portions
+    const uint8_t *block;          // the super-block in the panel: q6_K begins with its multipliers
     const uint8_t *rows;           // the first row's int8 values, or its pieces, from the unit's first k on
     const uint8_t *scales;         // the first row's, from the unit's first block on
     const uint8_t *sums;           // the same for blocks of 32
@@ -194,8 +196,8 @@ TK_INLINE void each_tile(tk_tile *const *tiles, const tk_unit *unit, size_t coun
     }
 }
 
-// How far ahead of the lines that it takes a tile asks: only the first tile's first vectors do; others ask for what they have.
-TK_INLINE size_t asked_ahead(const tk_unit *unit, size_t first_row, int h) {
+// How far ahead of the lines that it takes a tile asks memory: 0, for lines that it has, where another has asked already.
+TK_INLINE size_t tile_ahead(const tk_unit *unit, size_t first_row, int h) {
     return first_row == 0 && h == 0 ? unit->ahead : 0;
 }
 
@@ -318,7 +320,7 @@ TK_INLINE void store_sums(const int R, const vf *sums, float *acc) {
 TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const size_t ahead = asked_ahead(unit, first_row, h);
+        const size_t ahead = tile_ahead(unit, first_row, h);
         const int8_t *a[TK_TILE];
         vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
@@ -326,7 +328,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
             vi isum[TK_SUMS];
-            ask_one_row(R, w, TK_Q8_0_GROUPS, ahead);
+            prefetch_for_one_row(R, w, TK_Q8_0_GROUPS, ahead);
             TK_UNROLL
             for (int i = 0; i < R * TK_ABREAST; ++i) {
                 isum[i] = vw_start(unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32);
@@ -334,7 +336,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
             TK_UNROLL
             for (int g = 0; g < 8; ++g) {
                 vw q[TK_ABREAST];
-                ask_rows(R, w + g * 64, ahead);
+                prefetch_for_rows(R, w + g * 64, ahead);
                 TK_UNROLL
                 for (int i = 0; i < TK_ABREAST; ++i) {
                     q[i] = vw_load(w + g * 64 + i * 4 * TK_LANES);
@@ -362,7 +364,7 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
     const bool apart = R * TK_ABREAST > 8;  // bytes would not stay in a register for their second half
     const size_t offset = first_row * unit->stride, stride = unit->stride;
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const size_t ahead = asked_ahead(unit, first_row, h);
+        const size_t ahead = tile_ahead(unit, first_row, h);
         const int8_t *a[TK_TILE];
         vf total[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
@@ -371,12 +373,12 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
             const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
             va sum[TK_SUMS];
             vi isum[TK_SUMS];
-            ask_one_row(R, w, TK_Q4_0_GROUPS, ahead);
+            prefetch_for_one_row(R, w, TK_Q4_0_GROUPS, ahead);
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
                 vb q[TK_ABREAST];
-                ask_rows(R, w + v * 64, ahead);
+                prefetch_for_rows(R, w + v * 64, ahead);
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low, vb_and(q[i], 15))
                 dot(R, sum, low, a, v * 4);
@@ -477,9 +479,9 @@ TK_INLINE void unpack_header(const uint8_t *block, const int bits, tk_unit *unit
     }
 }
 
-// The multipliers of sub-block j and, below, the minima (q6_K: the multipliers) of sub-blocks 2i and 2i+1, for vectors h and on.
-// A tile widens bytes, which hides behind its products, where storing and loading vectors would cost few rows more; many
-// tiles that share a unit find them unpacked with its weights.
+// The multipliers of sub-block j and, below, the minima (q6_K: the multipliers) of sub-blocks 2 * pair and 2 * pair + 1, for
+// vectors h and on. Direct tiles widen bytes, which hides behind their products, where few rows would feel that vectors are
+// stored and loaded; shared tiles load what widen_multipliers() widened once.
 TK_INLINE void multipliers_of(vs *result, const int bits, const bool shared, const tk_unit *unit, int j, int h) {
     TK_UNROLL
     for (int i = 0; i < TK_ABREAST; ++i) {
@@ -490,12 +492,12 @@ TK_INLINE void multipliers_of(vs *result, const int bits, const bool shared, con
 }
 
 TK_INLINE void pairs_of(vi *result, const int bits, const bool shared, const tk_unit *unit, int pair, int h) {
-    const int8_t *sc = (const int8_t *)unit->block;
+    const int8_t *multipliers = (const int8_t *)unit->block;
     TK_UNROLL
     for (int i = 0; i < TK_ABREAST; ++i) {
         const size_t o = pair * 32 + (h + i) * TK_LANES;
         result[i] = shared ? unit->pairs[pair][h + i] :
-            bits == 6 ? vi_pairs_i8(sc + o, sc + o + 16) : vi_pairs_u8(unit->m + o, unit->m + o + 16);
+            bits == 6 ? vi_pairs_i8(multipliers + o, multipliers + o + 16) : vi_pairs_u8(unit->m + o, unit->m + o + 16);
     }
 }
 
@@ -510,7 +512,7 @@ TK_INLINE void scale_sums(
     }
 }
 
-TK_INLINE void share(const int bits, tk_unit *unit) {
+TK_INLINE void widen_multipliers(const int bits, tk_unit *unit) {
     const int sub_blocks = bits == 6 ? 16 : 8, pairs = bits == 6 && TK_CENTRED(6) ? 0 : sub_blocks / 2;
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
         for (int j = 0; j < sub_blocks; ++j) {
@@ -556,11 +558,9 @@ TK_INLINE void add_k_block(
     }
 }
 
-// A quarter of a super-block's bytes, as tiles go over that quarter unpacked.
-TK_INLINE void ask_quarter(const tk_unit *unit, const size_t block_bytes, size_t ahead, int quarter) {
-    if (ahead > 0) {
-        ask_at_once(unit->block + quarter * (block_bytes / 4), block_bytes / 4, ahead);
-    }
+// A quarter of a super-block's bytes at once.
+TK_INLINE void prefetch_quarter(const tk_unit *unit, const size_t block_bytes, size_t ahead, int quarter) {
+    prefetch_lines(unit->block + quarter * (block_bytes / 4), block_bytes / 4, ahead);
 }
 
 // Both halves of each weight byte at once need sums of both; where registers do not hold them, one half after the other.
@@ -568,15 +568,17 @@ TK_INLINE bool halves_apart(const int R) { return TK_LANES < 16 && R * TK_ABREAS
 
 TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const size_t ahead = asked_ahead(unit, first_row, h);
+        const size_t ahead = tile_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
-            ask_one_row(R, unit->block + c * (TK_Q4_K_BYTES / 4), TK_Q4_K_BYTES / 4, ahead);
-            ask_rows(R, unit->block + c * 64, ahead);
+            if (R == 1) {
+                prefetch_quarter(unit, TK_Q4_K_BYTES, ahead, c);
+            }
+            prefetch_for_rows(R, unit->block + c * 64, ahead);
             if (TK_CENTRED(4)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -586,7 +588,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 vb q[TK_ABREAST];
-                ask_rows(R, w + v * 64, ahead);
+                prefetch_for_rows(R, w + v * 64, ahead);
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low_weights, vb_and(q[i], 15))
                 dot(R, low, low_weights, a, v * 4);
@@ -636,7 +638,7 @@ TK_TILES(direct_q4_K)
 #define TK_Q5_LOW(v, low_fifth, high_fifth)                                                                            \
     {                                                                                                                  \
         vb q[TK_ABREAST];                                                                                              \
-        ask_rows(R, w + TK_Q5_K_LOW + v * 64, ahead);                                                                  \
+        prefetch_for_rows(R, w + TK_Q5_K_LOW + v * 64, ahead);                                                         \
         load_bytes(q, w + TK_Q5_K_LOW + v * 64);                                                                       \
         TK_WEIGHTS(low_weights, vb_or(vb_and(q[i], 15), low_fifth))                                                    \
         dot(R, low, low_weights, a, v * 4);                                                                            \
@@ -648,17 +650,19 @@ TK_TILES(direct_q4_K)
 
 TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const size_t ahead = asked_ahead(unit, first_row, h);
+        const size_t ahead = tile_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += TK_Q5_K_CHUNK, advance(R, a, TK_PIECE_BYTES)) {
-            ask_one_row(R, unit->block + c * (TK_Q5_K_BYTES / 4), TK_Q5_K_BYTES / 4, ahead);
-            ask_rows(R, unit->block + c * 64, ahead);
-            ask_rows(R, w, ahead);
-            ask_rows(R, w + 64, ahead);
+            if (R == 1) {
+                prefetch_quarter(unit, TK_Q5_K_BYTES, ahead, c);
+            }
+            prefetch_for_rows(R, unit->block + c * 64, ahead);
+            prefetch_for_rows(R, w, ahead);
+            prefetch_for_rows(R, w + 64, ahead);
             if (TK_CENTRED(5)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -697,14 +701,14 @@ TK_INLINE void shared_k(
     const int R, const int bits, const int dots, const size_t start, const size_t block_bytes, const tk_unit *unit,
     size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const size_t ahead = asked_ahead(unit, first_row, h);
+        const size_t ahead = tile_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            ask_quarter(unit, block_bytes, ahead, c);
+            prefetch_quarter(unit, block_bytes, ahead, c);
             if (TK_CENTRED(bits)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -787,7 +791,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) {
                 if (count <= TK_DIRECT(bits)) {                                                                        \
                     each_tile(direct_##format##s, &unit, count, result + p * count * 16);                              \
                 } else {                                                                                               \
-                    share(bits, &unit);                                                                                \
+                    widen_multipliers(bits, &unit);                                                                    \
                     unpack_##format(&unit, quants);                                                                    \
                     unit.quants = quants;                                                                              \
                     each_tile(shared_##format##s, &unit, count, result + p * count * 16);                              \
@@ -850,11 +854,11 @@ TK_INLINE void start_q6_K(
         for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
             vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
             if (quarter < 2) {                                                                                         \
-                ask(w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter * 4 + u) * 64, ahead);                              \
+                prefetch(w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter * 4 + u) * 64, ahead);                         \
             } else if (quarter == 2) {                                                                                 \
-                ask(w + s * TK_Q6_K_CHUNK + u * 64, ahead);                                                            \
+                prefetch(w + s * TK_Q6_K_CHUNK + u * 64, ahead);                                                       \
             } else if (u == 0) {                                                                                       \
-                ask(unit->block + (2 * n + s) * 64, ahead);                                                            \
+                prefetch(unit->block + (2 * n + s) * 64, ahead);                                                       \
             }                                                                                                          \
             load_bytes(q, w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter % 2 * 4 + u) * 64);                           \
             load_bytes(top, w + s * TK_Q6_K_CHUNK + u * 64);                                                           \
@@ -872,7 +876,7 @@ TK_INLINE void start_q6_K(
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const size_t ahead = asked_ahead(unit, first_row, h);
+        const size_t ahead = tile_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
@@ -894,7 +898,7 @@ TK_TILES(direct_q6_K)
 
 TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
-        const size_t ahead = asked_ahead(unit, first_row, h);
+        const size_t ahead = tile_ahead(unit, first_row, h);
         const uint8_t *w = unit->quants + h * 4 * TK_LANES;
         const int8_t *a[TK_TILE];
         vi isum[TK_SUMS];
@@ -902,7 +906,7 @@ TK_INLINE void shared_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         start_q6_K(R, true, unit, h, a, isum);
         for (int c = 0; c < 4; ++c, w += 1024, advance(R, a, TK_PIECE_BYTES)) {
-            ask_quarter(unit, TK_Q6_K_BYTES, ahead, c);
+            prefetch_quarter(unit, TK_Q6_K_BYTES, ahead, c);
             TK_UNROLL
             for (int g0 = 0; g0 < 16; g0 += TK_DOTS_6BIT) {
                 va sums[TK_SUMS];
@@ -978,9 +982,8 @@ TK_INLINE bool takes_runs(tk_format format, size_t R) {
     return tk_activation_for(format) != TK_ACTIVATION_F32 && in_order(1, R);
 }
 
-// Panels that R rows take at once: for floats to have enough chains of sums; otherwise so that rows too long for the
-// first-level cache are read less often, but where weights come fastest in order: there panels of two matrices take turns less
-// often.
+// Panels that R rows take at once. Floats: so that there are enough chains of sums. Otherwise a run where weights come fastest
+// in order, so that gate and up take turns less often; elsewhere several if the rows are too long for the first-level cache.
 TK_INLINE size_t together(tk_format format, size_t R, size_t stride) {
     if (tk_activation_for(format) == TK_ACTIVATION_F32) {
         return float_panels(R);

@@ -103,8 +103,9 @@ static inline void tk_pause(void) {
 //                  | 4 groups of qh[32n+16s+4u+j] | 4 of ql[64n+16s+4u+j] | 4 of ql[64n+32+16s+4u+j] | for u in 0...3 ------+
 //
 // To add a format: an entry in the tables of formats.c and its layout here; in products.h a core (for a format of
-// super-blocks: `open_...`, which finds a block and its multipliers, `direct_...`, `unpack_...` and `shared_...` tiles) and
-// its row in `cores`; its dequantisation in dequantise.c; its name in KernelsTests.
+// super-blocks: `open_...`, which finds a block and its scales, how `multipliers_of` and `pairs_of` read its multipliers,
+// `direct_...`, `unpack_...` and `shared_...` tiles) and its row in `cores`; its dequantisation in dequantise.c; its name in
+// KernelsTests.
 
 typedef enum tk_format {
     TK_FORMAT_F32 = 0,

@@ -2,18 +2,30 @@ package import ModelStore
 
 /// What a topology asks of every worker's memory.
 package struct Capacity: Sendable {
-    /// Bytes of the blobs and of one KV page, by layer.
-    private let embeddingBytes: UInt64
-    private let headBytes: UInt64
-    private let denseBytes: [UInt64]
-    private let expertBytes: [[UInt64]]
+    /// What blobs are told apart by. Layers may share one, which a worker holds once.
+    private struct Blob: Hashable {
+        let sha256: String
+        let bytes: UInt64
+
+        init(_ reference: BlobReference) {
+            sha256 = reference.sha256
+            bytes = UInt64(clamping: reference.bytes)
+        }
+    }
+
+    private let embedding: Blob
+    private let head: Blob
+    /// By layer.
+    private let dense: [Blob]
+    private let experts: [[Blob]]
+    /// Bytes of a layer's part of a KV page.
     private let pageBytesPerLayer: UInt64
 
     package init(manifest: Manifest) {
-        embeddingBytes = Self.bytes(manifest.embedding)
-        headBytes = Self.bytes(manifest.head)
-        denseBytes = manifest.layers.map { Self.bytes($0.dense) }
-        expertBytes = manifest.layers.map { $0.experts.map(Self.bytes) }
+        embedding = Blob(manifest.embedding)
+        head = Blob(manifest.head)
+        dense = manifest.layers.map { Blob($0.dense) }
+        experts = manifest.layers.map { $0.experts.map(Blob.init) }
         let shape = manifest.shape
         // Keys and values, 32 tokens, float16.
         pageBytesPerLayer = [shape.headDimension, 2, 32, 2].reduce(UInt64(clamping: shape.keyValueHeads)) {
@@ -21,21 +33,51 @@ package struct Capacity: Sendable {
         }
     }
 
-    private static func bytes(_ blob: BlobReference) -> UInt64 { UInt64(clamping: blob.bytes) }
-
     /// Weights and KV pages of one worker of a validated topology, in bytes.
     package func required(
         of member: Topology.Member, stage: Topology.Stage, first: Bool, last: Bool, pages: Int
     ) -> (weights: UInt64, pages: UInt64) {
-        var weights = (first ? embeddingBytes : 0).addingSaturating(last ? headBytes : 0)
-        for layer in stage.layers where denseBytes.indices.contains(layer) {
-            weights = weights.addingSaturating(denseBytes[layer])
-            for expert in member.experts where expertBytes[layer].indices.contains(expert) {
-                weights = weights.addingSaturating(expertBytes[layer][expert])
+        var blobs: Set<Blob> = []
+        if first { blobs.insert(embedding) }
+        if last { blobs.insert(head) }
+        for layer in stage.layers where dense.indices.contains(layer) {
+            blobs.insert(dense[layer])
+            for expert in member.experts where experts[layer].indices.contains(expert) {
+                blobs.insert(experts[layer][expert])
             }
         }
         let pageBytes = UInt64(clamping: stage.layers.count).multipliedSaturating(by: pageBytesPerLayer)
-        return (weights, pageBytes.multipliedSaturating(by: UInt64(clamping: pages)))
+        return (
+            blobs.reduce(0) { $0.addingSaturating($1.bytes) },
+            pageBytes.multipliedSaturating(by: UInt64(clamping: pages))
+        )
+    }
+
+    /// Checks that all workers of a validated topology fit into one machine.
+    ///
+    /// - Parameters:
+    ///   - weightsAreResident: in memory of each worker's own; mapped ones are left to the system's cache, and not counted.
+    ///   - available: the machine's memory in bytes.
+    /// - Throws: `TopologyError` `memory_insufficient` with the numbers.
+    package func checkTogether(
+        _ topology: Topology, pages: Int, weightsAreResident: Bool, available: UInt64
+    ) throws(TopologyError) {
+        var needed: (weights: UInt64, pages: UInt64) = (0, 0)
+        for (index, stage) in topology.stages.enumerated() {
+            for member in stage.members {
+                let need = required(
+                    of: member, stage: stage, first: index == 0, last: index == topology.stages.count - 1, pages: pages)
+                if weightsAreResident { needed.weights = needed.weights.addingSaturating(need.weights) }
+                needed.pages = needed.pages.addingSaturating(need.pages)
+            }
+        }
+        guard needed.weights.addingSaturating(needed.pages) > available else { return }
+        let weights = weightsAreResident ? "\(needed.weights) bytes of weights and " : ""
+        throw TopologyError(
+            code: "memory_insufficient",
+            message:
+                "\(topology.workers.count) workers need \(weights)\(needed.pages) bytes of KV pages, but this machine has "
+                + "\(available); use fewer pages or workers")
     }
 
     /// Checks every worker's registered memory; 0 means that the worker set no limit.

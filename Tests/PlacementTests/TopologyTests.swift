@@ -183,13 +183,18 @@ func makeShape(layers: Int, experts: Int) -> ModelShape {
 
     // MARK: Memory
 
-    private func makeManifest(blobBytes: Int) throws -> Manifest {
-        let blob = #"{"sha256": "00", "bytes": \#(blobBytes), "tensors": []}"#
-        let layer = #"{"dense": \#(blob), "experts": [\#(blob), \#(blob)]}"#
+    private func makeManifest(blobBytes: Int, layersShareBlobs: Bool = false) throws -> Manifest {
+        func blob(_ name: String) -> String { #"{"sha256": "\#(name)", "bytes": \#(blobBytes), "tensors": []}"# }
+        let layers = (0..<2).map { index in
+            let layer = layersShareBlobs ? 0 : index
+            let experts = (0..<2).map { blob("expert-\(layer)-\($0)") }.joined(separator: ", ")
+            return #"{"dense": \#(blob("dense-\(layer)")), "experts": [\#(experts)]}"#
+        }
         let shape = try JSONEncoder().encode(makeShape(layers: 2, experts: 2))
         let json = #"""
             {"formatVersion": 1, "numericsVersion": 1, "name": "m", "shape": \#(String(decoding: shape, as: UTF8.self)),
-            "tokenizer": \#(blob), "embedding": \#(blob), "head": \#(blob), "layers": [\#(layer), \#(layer)]}
+            "tokenizer": \#(blob("tokenizer")), "embedding": \#(blob("embedding")), "head": \#(blob("head")),
+            "layers": [\#(layers.joined(separator: ", "))]}
             """#
         return try JSONDecoder().decode(Manifest.self, from: Data(json.utf8))
     }
@@ -208,6 +213,37 @@ func makeShape(layers: Int, experts: Int) -> ModelShape {
         #expect(error?.code == "memory_insufficient")
         #expect(error?.worker == "a")
         #expect(error?.message.contains("needs 6000 bytes of weights and 81920 of KV pages, but offers 87919") == true)
+    }
+
+    @Test("A blob that layers share is in memory once")
+    func sharedBlobsCountOnce() throws {
+        let capacity = Capacity(manifest: try makeManifest(blobBytes: 1000, layersShareBlobs: true))
+        let topology = try Topology.even(
+            shape: makeShape(layers: 2, experts: 2), workers: ["a", "b"], stages: 1)
+        let need = capacity.required(
+            of: topology.stages[0].members[0], stage: topology.stages[0], first: true, last: true, pages: 0)
+        // Embedding, head, the dense part and an expert of both layers.
+        #expect(need.weights == 4 * 1000)
+    }
+
+    @Test("Workers of one machine need their KV pages and resident weights together")
+    func memoryOfOneMachine() throws {
+        let capacity = Capacity(manifest: try makeManifest(blobBytes: 1000))
+        let topology = try Topology.even(
+            shape: makeShape(layers: 2, experts: 2), workers: ["a", "b"], stages: 1)
+        let pages: UInt64 = 2 * 10 * 2 * 4096
+        // Twice embedding, head, 2 dense and an expert in each of 2 layers.
+        for (weights, named) in [(12_000, "12000 bytes of weights and "), (0, "")] as [(UInt64, String)] {
+            try capacity.checkTogether(
+                topology, pages: 10, weightsAreResident: weights > 0, available: weights + pages)
+            let error = #expect(throws: TopologyError.self) {
+                try capacity.checkTogether(
+                    topology, pages: 10, weightsAreResident: weights > 0, available: weights + pages - 1)
+            }
+            #expect(error?.code == "memory_insufficient")
+            #expect(
+                error?.message.contains("2 workers need \(named)\(pages) bytes of KV pages, but this machine") == true)
+        }
     }
 
     @Test func enormousSizesDoNotTrap() throws {

@@ -97,6 +97,8 @@ struct UpCommand: Command {
             let summary = try serving.cacheSummary(shape: model.manifest.shape, topology: topology)
             StandardError.write("tramontane up: \(summary)\n")
         }
+        try serving.checkMemory(
+            model.manifest, topology: topology, weights: weights, available: ProcessLimits.memoryBytes)
         if let warning = try serving.warning(shape: model.manifest.shape, topology: topology) {
             StandardError.write("tramontane up: \(warning)\n")
         }

@@ -156,6 +156,16 @@ struct ServingOptions: ParsableArguments {
         return Int(fitting.pages)
     }
 
+    /// Checks that all workers fit into this machine.
+    ///
+    /// - Parameter weights: where they have their weights, if something says so.
+    /// - Throws: `TopologyError` `memory_insufficient`, and `CommandError` as `pagesPerWorker` does.
+    func checkMemory(_ manifest: Manifest, topology: Topology, weights: WeightMemory?, available: UInt64) throws {
+        try Capacity(manifest: manifest).checkTogether(
+            topology, pages: pagesPerWorker(shape: manifest.shape, topology: topology),
+            weightsAreResident: weights == .resident, available: available)
+    }
+
     /// How much KV cache there will be.
     func cacheSummary(shape: ModelShape, topology: Topology) throws -> String {
         let pages = try pagesPerWorker(shape: shape, topology: topology)

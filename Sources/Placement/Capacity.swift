@@ -53,6 +53,19 @@ package struct Capacity: Sendable {
         )
     }
 
+    /// What each worker of a validated topology needs, with the number of its stage.
+    private func needs(
+        of topology: Topology, pages: Int
+    ) -> [(member: Topology.Member, stage: Int, weights: UInt64, pages: UInt64)] {
+        topology.stages.enumerated().flatMap { index, stage in
+            stage.members.map { member in
+                let need = required(
+                    of: member, stage: stage, first: index == 0, last: index == topology.stages.count - 1, pages: pages)
+                return (member, index, need.weights, need.pages)
+            }
+        }
+    }
+
     /// Checks that all workers of a validated topology fit into one machine.
     ///
     /// - Parameters:
@@ -62,22 +75,14 @@ package struct Capacity: Sendable {
     package func checkTogether(
         _ topology: Topology, pages: Int, weightsAreResident: Bool, available: UInt64
     ) throws(TopologyError) {
-        var needed: (weights: UInt64, pages: UInt64) = (0, 0)
-        for (index, stage) in topology.stages.enumerated() {
-            for member in stage.members {
-                let need = required(
-                    of: member, stage: stage, first: index == 0, last: index == topology.stages.count - 1, pages: pages)
-                if weightsAreResident { needed.weights = needed.weights.addingSaturating(need.weights) }
-                needed.pages = needed.pages.addingSaturating(need.pages)
-            }
-        }
-        guard needed.weights.addingSaturating(needed.pages) > available else { return }
-        let weights = weightsAreResident ? "\(needed.weights) bytes of weights and " : ""
+        let needs = needs(of: topology, pages: pages)
+        let weights = weightsAreResident ? needs.reduce(UInt64(0)) { $0.addingSaturating($1.weights) } : 0
+        let cache = needs.reduce(UInt64(0)) { $0.addingSaturating($1.pages) }
+        guard weights.addingSaturating(cache) > available else { return }
         throw TopologyError(
             code: "memory_insufficient",
-            message:
-                "\(topology.workers.count) workers need \(weights)\(needed.pages) bytes of KV pages, but this machine has "
-                + "\(available); use fewer pages or workers")
+            message: "\(needs.count) workers need \(weightsAreResident ? "\(weights) bytes of weights and " : "")"
+                + "\(cache) bytes of KV pages, but this machine has \(available); use fewer pages or workers")
     }
 
     /// Checks every worker's registered memory; 0 means that the worker set no limit.
@@ -85,19 +90,17 @@ package struct Capacity: Sendable {
     package func check(
         _ topology: Topology, pages: Int, memoryBytes: [String: UInt64]
     ) throws(TopologyError) {
-        for (index, stage) in topology.stages.enumerated() {
-            for member in stage.members {
-                guard let available = memoryBytes[member.name], available > 0 else { continue }
-                let need = required(
-                    of: member, stage: stage, first: index == 0, last: index == topology.stages.count - 1, pages: pages)
-                guard need.weights.addingSaturating(need.pages) > available else { continue }
-                throw TopologyError(
-                    code: "memory_insufficient",
-                    message: "worker \"\(member.name)\" (stage \(index)): needs \(need.weights) bytes of weights and "
-                        + "\(need.pages) of KV pages, but offers \(available); give it fewer experts, more memory, or "
-                        + "use fewer pages",
-                    worker: member.name)
-            }
+        for need in needs(of: topology, pages: pages) {
+            let name = need.member.name
+            guard let available = memoryBytes[name], available > 0,
+                need.weights.addingSaturating(need.pages) > available
+            else { continue }
+            throw TopologyError(
+                code: "memory_insufficient",
+                message: "worker \"\(name)\" (stage \(need.stage)): needs \(need.weights) bytes of weights and "
+                    + "\(need.pages) of KV pages, but offers \(available); give it fewer experts, more memory, or "
+                    + "use fewer pages",
+                worker: name)
         }
     }
 }

@@ -49,9 +49,9 @@ TK_INLINE void score_tile(
             fetch_next(next + (place - keys));
             TK_UNROLL
             for (int g = 0; g < G; ++g) {
-                const vf x = vf_set1(q[(size_t)g * head_dim + d]);
-                acc[g][0] = vf_fma(x, front, acc[g][0]);
-                acc[g][1] = vf_fma(x, back, acc[g][1]);
+                const float *x = q + (size_t)g * head_dim + d;
+                acc[g][0] = vf_fma_spread(front, x, acc[g][0]);
+                acc[g][1] = vf_fma_spread(back, x, acc[g][1]);
             }
         }
         TK_UNROLL
@@ -87,10 +87,9 @@ TK_INLINE void value_columns(
         fetch_next(next + (place - values));
         TK_UNROLL
         for (int g = 0; g < G; ++g) {
-            const vf x = vf_set1(p[g * TK_SPAN_TOKENS + t]);
             TK_UNROLL
             for (int w = 0; w < W; ++w) {
-                acc[g][w] = vf_fma(x, v[w], acc[g][w]);
+                acc[g][w] = vf_fma_spread(v[w], p + g * TK_SPAN_TOKENS + t, acc[g][w]);
             }
         }
     }

@@ -38,6 +38,7 @@ TK_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 TK_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 TK_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 TK_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+TK_INLINE vf vf_fma_spread(vf a, const float *b, vf c) { return vf_fma(a, vf_set1(*b), c); }
 TK_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 TK_INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 TK_INLINE vf vf_zero_below(vf a, vf x, vf border) {

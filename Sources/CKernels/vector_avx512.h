@@ -33,6 +33,12 @@ TK_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 TK_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 TK_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 TK_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+// The multiply-add spreads its operand itself. Clang would load one vector for all that share a factor; but 12 multiply-adds
+// with 6 such loads and 2 conversions of halves take 13.5 cycles on Zen 4, and these 12.
+TK_INLINE vf vf_fma_spread(vf a, const float *b, vf c) {
+    __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(a), "m"(*b));
+    return c;
+}
 TK_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 TK_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 TK_INLINE vf vf_zero_below(vf a, vf x, vf border) {

@@ -34,6 +34,7 @@ TK_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 TK_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 TK_INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 TK_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+TK_INLINE vf vf_fma_spread(vf a, const float *b, vf c) { return vf_fma(a, vf_set1(*b), c); }
 // Not fmax and fmin: those order zeros and keep a NaN from either side.
 TK_INLINE vf vf_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 TK_INLINE vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }

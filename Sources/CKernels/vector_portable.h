@@ -44,6 +44,8 @@ TK_INLINE vf vf_sub(vf a, vf b) { TK_EACH a.v[l] = a.v[l] - b.v[l]; return a; }
 TK_INLINE vf vf_mul(vf a, vf b) { TK_EACH a.v[l] = a.v[l] * b.v[l]; return a; }
 TK_INLINE vf vf_div(vf a, vf b) { TK_EACH a.v[l] = a.v[l] / b.v[l]; return a; }
 TK_INLINE vf vf_fma(vf a, vf b, vf c) { TK_EACH c.v[l] = __builtin_fmaf(a.v[l], b.v[l], c.v[l]); return c; }
+// The second factor is *b in every lane.
+TK_INLINE vf vf_fma_spread(vf a, const float *b, vf c) { return vf_fma(a, vf_set1(*b), c); }
 // The second operand where the comparison is false, so also where either is NaN: what x86's maxps and minps do.
 TK_INLINE vf vf_max(vf a, vf b) { TK_EACH b.v[l] = a.v[l] > b.v[l] ? a.v[l] : b.v[l]; return b; }
 TK_INLINE vf vf_min(vf a, vf b) { TK_EACH b.v[l] = a.v[l] < b.v[l] ? a.v[l] : b.v[l]; return b; }

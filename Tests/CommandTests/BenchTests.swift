@@ -74,7 +74,27 @@ struct BenchTests {
         let short = try #require(json["decode_context_70_bytes_per_step"]?.integer)
         let long = try #require(json["decode_context_600_bytes_per_step"]?.integer)
         #expect(long - short == 530 * 2 * 32 * 2 * 2 * 6)
-        for line in ["prefill 40", "decode batch 3", "decode context 600"] { #expect(table.contains(line)) }
+        #expect(json["decode_context_600_over_70_seconds_per_step"]?.number != nil)
+        #expect(json["decode_context_600_over_70_of_reading"]?.number != nil)
+        for line in ["prefill 40", "decode batch 3", "decode context 600", "decode context 600 takes"] {
+            #expect(table.contains(line))
+        }
+        #expect(!table.contains("decode context 70 takes"))
+    }
+
+    /// 1,000 bytes more take 2, 1 and 4 seconds at 1,000, 500 and 250 bytes a second.
+    @Test func aLongContextIsComparedWithTheShortOneBesideIt() {
+        func runs(_ seconds: [Double], bytes: Int) -> [TimedRun] {
+            var step = StepWork()
+            step.keyValueBytes = bytes
+            return seconds.map { TimedRun(seconds: $0, work: [step, step]) }
+        }
+        let cost = ContextCost(
+            than: 64, runs([14, 8, 20], bytes: 1_500), runs([10, 6, 12], bytes: 500),
+            readBytesPerSecond: [1_000, 500, 250])
+        #expect(cost.than == 64)
+        #expect(cost.seconds == 2)
+        #expect(cost.ofReading == 1)
     }
 
     /// A worker with resident weights has no file of its store in its mappings.
@@ -144,7 +164,8 @@ struct BenchTests {
         work.weightBytes = 300
         work.integerMultiplyAdds = 100
         work.floatMultiplyAdds = 10
-        let figure = ModelFigure(name: "decode_batch_1", tokens: 3, work: [work, work, work], seconds: 12)
+        let runs = [11, 12, 20].map { TimedRun(seconds: $0, work: [work, work, work]) }
+        let figure = ModelFigure(name: "decode_batch_1", tokens: 3, runs: runs)
         let slowMemory = BenchRates(readBytes: 100, integers: 100, floats: 10)
         #expect(figure.floorSeconds(slowMemory) == 9 && figure.isBoundByMemory(slowMemory))
         let fastMemory = BenchRates(readBytes: 1_000, integers: 100, floats: 10)

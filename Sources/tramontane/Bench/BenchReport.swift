@@ -53,6 +53,11 @@ struct BenchReport {
             object.number("\(figure.name)_multiply_adds_per_step", figure.multiplyAddsPerStep)
             object.rounded("\(figure.name)_experts_per_step", figure.expertsPerStep)
             object.rounded("\(figure.name)_seconds_per_step", figure.secondsPerStep, digits: 6)
+            if let longer = figure.longer {
+                let name = "\(figure.name)_over_\(longer.than)"
+                object.rounded("\(name)_seconds_per_step", longer.seconds, digits: 6)
+                object.rounded("\(name)_of_reading", longer.ofReading, digits: 3)
+            }
             guard let cluster = model.cluster, let seconds = figure.clusterSeconds else { continue }
             let name = "\(figure.name)_workers_\(cluster.shares.count)"
             object.rounded("\(name)_tokens_per_second", Double(figure.tokens) / seconds)
@@ -82,6 +87,16 @@ struct BenchReport {
 
             """
                 + TextTable.columns([head(model)] + model.figures.map { row($0, model) })
+                + model.figures.map(longer).joined()
+    }
+
+    private func longer(_ figure: ModelFigure) -> String {
+        guard let longer = figure.longer else { return "" }
+        return """
+            \(figure.name.replacing("_", with: " ")) takes \(Figure.fixed(longer.seconds * 1e3, 3)) ms a step longer than \
+            \(longer.than), \(Figure.fixed(longer.ofReading, 2)) times as long as reading its further pages
+
+            """
     }
 
     private func head(_ model: Model) -> [String] {

@@ -62,7 +62,15 @@ final class RatesDuringBench {
         self.repeats = repeats
     }
 
-    func read() { for _ in 0..<repeats { reads.append(machine.readBytesPerSecond()) } }
+    /// Measures the bandwidth once more.
+    ///
+    /// - Returns: bytes a second, now.
+    @discardableResult
+    func read() -> Double {
+        let now = (0..<repeats).map { _ in machine.readBytesPerSecond() }
+        reads += now
+        return Median.of(now)
+    }
 }
 
 extension MachineBench {

@@ -50,21 +50,62 @@ struct ModelBenchPlan: Equatable {
     }
 }
 
+/// Steps that followed each other.
+struct TimedRun {
+    let seconds: Double
+    let work: [StepWork]
+
+    var secondsPerStep: Double { seconds / Double(max(work.count, 1)) }
+    var bytesPerStep: Int { work.reduce(0) { $0 + $1.bytes } / max(work.count, 1) }
+}
+
+/// What a step takes longer after a long context than after a short one: attention, and little else.
+struct ContextCost: Equatable {
+    /// The short context's tokens.
+    let than: Int
+    /// In a step; the median of the pairs of runs.
+    let seconds: Double
+    /// Over the time that reading the further pages takes at the bandwidth of the same moment; the median of the pairs.
+    let ofReading: Double
+
+    /// - Parameters:
+    ///   - long: runs after the long context, each beside the run after the short one at the same index.
+    ///   - readBytesPerSecond: the bandwidth beside each pair.
+    init(than: Int, _ long: [TimedRun], _ short: [TimedRun], readBytesPerSecond: [Double]) {
+        let pairs = zip(zip(long, short), readBytesPerSecond).map { runs, rate in
+            let seconds = runs.0.secondsPerStep - runs.1.secondsPerStep
+            return (seconds, seconds / (Double(runs.0.bytesPerStep - runs.1.bytesPerStep) / rate))
+        }
+        self.than = than
+        seconds = Median.of(pairs.map(\.0))
+        ofReading = Median.of(pairs.map(\.1))
+    }
+}
+
 /// One figure of a model: how fast, and how fast at most.
 struct ModelFigure {
     /// As the peer's script calls it: `prefill_256`, `decode_batch_16`, `decode_context_4096`.
     let name: String
     /// Tokens of one run.
     let tokens: Int
-    /// The run's steps.
-    let work: [StepWork]
-    /// The median run's.
-    let seconds: Double
+    /// The last run's steps, in the median run's time.
+    let run: TimedRun
     /// The same through workers, where that was asked for.
     var clusterSeconds: Double?
+    /// What a context costs beside the shortest one; nil of that and of all but contexts.
+    var longer: ContextCost?
+
+    init(name: String, tokens: Int, runs: [TimedRun]) {
+        self.name = name
+        self.tokens = tokens
+        run = TimedRun(seconds: Median.of(runs.map(\.seconds)), work: runs.last?.work ?? [])
+    }
+
+    var seconds: Double { run.seconds }
+    private var work: [StepWork] { run.work }
 
     var tokensPerSecond: Double { Double(tokens) / seconds }
-    var secondsPerStep: Double { seconds / Double(max(work.count, 1)) }
+    var secondsPerStep: Double { run.secondsPerStep }
 
     func floorSeconds(_ rates: BenchRates) -> Double {
         work.reduce(0) {
@@ -80,7 +121,7 @@ struct ModelFigure {
     }
 
     /// Means over the steps.
-    var bytesPerStep: Int { work.reduce(0) { $0 + $1.bytes } / max(work.count, 1) }
+    var bytesPerStep: Int { run.bytesPerStep }
     var multiplyAddsPerStep: Int {
         work.reduce(0) { $0 + $1.integerMultiplyAdds + $1.floatMultiplyAdds } / max(work.count, 1)
     }
@@ -119,39 +160,54 @@ struct ModelBench {
         vocabulary = runner.engine.shape.vocabulary
     }
 
-    /// - Parameter between: called after each figure, and before the first.
-    func run(between: () -> Void) throws -> [ModelFigure] {
+    /// - Parameter readRate: measures the read bandwidth, in bytes a second. It is asked after each figure, before the
+    ///   first, and whenever all contexts had their turn.
+    func run(readRate: () -> Double) throws -> [ModelFigure] {
         var figures: [ModelFigure] = []
         _ = try runner.step(
             tokens: [plan.token(0, of: vocabulary)], rows: [AttentionRow(position: 0, pages: table(0..<1))],
             logitRows: [0])
-        between()
+        _ = readRate()
         for length in plan.prefill {
-            figures.append(try prefill(length))
-            between()
+            let runs = try (0..<plan.repeats).map { _ in try timed { try prompt(length, logits: true) } }
+            figures.append(ModelFigure(name: "prefill_\(length)", tokens: length, runs: runs))
+            _ = readRate()
         }
         for width in plan.batch {
             let pages = ModelBenchPlan.pages(tokens: plan.decode + 1)
-            figures.append(try decode("decode_batch_\(width)", width: width, from: 0, pagesEach: pages))
-            between()
+            let runs = try (0..<plan.repeats).map { _ in try decode(width: width, from: 0, pagesEach: pages) }
+            figures.append(ModelFigure(name: "decode_batch_\(width)", tokens: width * plan.decode, runs: runs))
+            _ = readRate()
         }
-        for length in plan.context {
-            try fill(length)
-            let pages = ModelBenchPlan.pages(tokens: length + plan.decode + 1)
-            figures.append(try decode("decode_context_\(length)", width: 1, from: length, pagesEach: pages))
-            between()
-        }
-        return figures
+        return try figures + contexts(readRate)
     }
 
-    private func prefill(_ length: Int) throws -> ModelFigure {
-        try measure("prefill_\(length)", tokens: length) { time in
-            try time { try prompt(length, logits: true) }
+    /// Contexts of different lengths take turns, so that what the longer ones take longer is not the machine's drift. The
+    /// shorter are beginnings of the longest.
+    private func contexts(_ readRate: () -> Double) throws -> [ModelFigure] {
+        guard let longest = plan.context.max(), let shortest = plan.context.min() else { return [] }
+        try fill(longest)
+        var runs: [Int: [TimedRun]] = [:]
+        var rates: [Double] = []
+        for _ in 0..<plan.repeats {
+            for length in plan.context {
+                let pages = ModelBenchPlan.pages(tokens: length + plan.decode + 1)
+                runs[length, default: []].append(try decode(width: 1, from: length, pagesEach: pages))
+            }
+            rates.append(readRate())
+        }
+        return plan.context.map { length in
+            let own = runs[length] ?? []
+            var figure = ModelFigure(name: "decode_context_\(length)", tokens: plan.decode, runs: own)
+            if length > shortest {
+                figure.longer = ContextCost(than: shortest, own, runs[shortest] ?? [], readBytesPerSecond: rates)
+            }
+            return figure
         }
     }
 
     /// A first step at `position` is not timed, as the peer's is not.
-    private func decode(_ name: String, width: Int, from position: Int, pagesEach: Int) throws -> ModelFigure {
+    private func decode(width: Int, from position: Int, pagesEach: Int) throws -> TimedRun {
         let all = Array(0..<width)
         let tables = all.map { table($0 * pagesEach..<($0 + 1) * pagesEach) }
         func step(_ step: Int) throws -> StepWork {
@@ -159,10 +215,8 @@ struct ModelBench {
                 tokens: all.map { plan.token(step * 31 + $0, of: vocabulary) },
                 rows: tables.map { AttentionRow(position: position + step, pages: $0) }, logitRows: all)
         }
-        return try measure(name, tokens: width * plan.decode) { time in
-            _ = try step(0)
-            try time { try (1...plan.decode).map(step) }
-        }
+        _ = try step(0)
+        return try timed { try (1...plan.decode).map(step) }
     }
 
     /// Gives one sequence `length` tokens: those of a short prompt, whose pages are then copied to its other pages.
@@ -187,19 +241,10 @@ struct ModelBench {
         }
     }
 
-    private func measure(
-        _ name: String, tokens: Int, _ run: (_ time: (() throws -> [StepWork]) throws -> Void) throws -> Void
-    ) throws -> ModelFigure {
-        var seconds: [Double] = []
-        var work: [StepWork] = []
-        for _ in 0..<plan.repeats {
-            try run { steps in
-                let start = ContinuousClock.now
-                work = try steps()
-                seconds.append((ContinuousClock.now - start) / .seconds(1))
-            }
-        }
-        return ModelFigure(name: name, tokens: tokens, work: work, seconds: Median.of(seconds))
+    private func timed(_ steps: () throws -> [StepWork]) rethrows -> TimedRun {
+        let start = ContinuousClock.now
+        let work = try steps()
+        return TimedRun(seconds: (ContinuousClock.now - start) / .seconds(1), work: work)
     }
 
     private func table(_ range: Range<Int>) -> PageTable {

@@ -10,7 +10,8 @@ struct BenchCommand: Command {
         "engine", "Measures a model in this process, and the machine.",
         """
         --prefill LENGTHS measures prompts, --batch STREAMS decoding in so many streams, --context LENGTHS decoding of one stream \
-        after so many tokens (whose KV pages are copies of a short prompt's). Without any of them: --prefill 256 --batch 1 4 16. \
+        after so many tokens (whose KV pages are copies of a short prompt's), and what longer contexts cost over reading their \
+        pages. Without any of them: --prefill 256 --batch 1 4 16. \
         --workers COUNT measures prompts and batches through so many workers too, which share the experts and the threads.
         Tokens, positions, logits, warm-up and medians are those of ops/bench/peer_llama.py, which measures llama.cpp.
 
@@ -174,7 +175,7 @@ struct BenchCommand: Command {
     ) throws -> BenchReport.Model {
         try tellMemory(model, plan)
         let machine = try RatesDuringBench(threads: threads, bytes: memoryBytes, repeats: plan.repeats)
-        var figures = try local(model, plan, threads: threads, between: machine.read)
+        var figures = try local(model, plan, threads: threads, readRate: machine.read)
         var cluster: ClusterFloor?
         if let workers {
             let each = max(threads / workers, 1)
@@ -211,12 +212,12 @@ struct BenchCommand: Command {
 
     /// In this process alone. The engine goes before workers come.
     private func local(
-        _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, between: () -> Void
+        _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, readRate: () -> Double
     ) throws -> [ModelFigure] {
         let manifest = model.manifest
         let engine = try Engine(
             manifest: manifest, store: model.store, shard: .whole(manifest.shape), pages: plan.pages, threads: threads,
             compute: compute, weightMemory: weights, logger: .notices)
-        return try ModelBench(runner: LocalRunner(engine: engine), plan: plan).run(between: between)
+        return try ModelBench(runner: LocalRunner(engine: engine), plan: plan).run(readRate: readRate)
     }
 }

@@ -575,7 +575,9 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
-            prefetch_for_one_row(R, unit->block + c * (TK_Q4_K_BYTES / 4), TK_Q4_K_BYTES / 4, ahead);
+            if (R == 1) {
+                prefetch_quarter(unit, TK_Q4_K_BYTES, ahead, c);
+            }
             prefetch_for_rows(R, unit->block + c * 64, ahead);
             if (TK_CENTRED(4)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
@@ -655,7 +657,9 @@ TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += TK_Q5_K_CHUNK, advance(R, a, TK_PIECE_BYTES)) {
-            prefetch_for_one_row(R, unit->block + c * (TK_Q5_K_BYTES / 4), TK_Q5_K_BYTES / 4, ahead);
+            if (R == 1) {
+                prefetch_quarter(unit, TK_Q5_K_BYTES, ahead, c);
+            }
             prefetch_for_rows(R, unit->block + c * 64, ahead);
             prefetch_for_rows(R, w, ahead);
             prefetch_for_rows(R, w + 64, ahead);

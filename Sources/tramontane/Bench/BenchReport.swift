@@ -53,10 +53,10 @@ struct BenchReport {
             object.number("\(figure.name)_multiply_adds_per_step", figure.multiplyAddsPerStep)
             object.rounded("\(figure.name)_experts_per_step", figure.expertsPerStep)
             object.rounded("\(figure.name)_seconds_per_step", figure.secondsPerStep, digits: 6)
-            if let longer = figure.longer {
-                let name = "\(figure.name)_over_\(longer.than)"
-                object.rounded("\(name)_seconds_per_step", longer.seconds, digits: 6)
-                object.rounded("\(name)_of_reading", longer.ofReading, digits: 3)
+            if let cost = figure.contextCost {
+                let name = "\(figure.name)_longer_than_\(cost.shortest)"
+                object.rounded("\(name)_seconds_per_step", cost.seconds, digits: 6)
+                object.rounded("\(name)_of_reading", cost.ofReading, digits: 3)
             }
             guard let cluster = model.cluster, let seconds = figure.clusterSeconds else { continue }
             let name = "\(figure.name)_workers_\(cluster.shares.count)"
@@ -87,14 +87,14 @@ struct BenchReport {
 
             """
                 + TextTable.columns([head(model)] + model.figures.map { row($0, model) })
-                + model.figures.map(longer).joined()
+                + model.figures.map(contextCost).joined()
     }
 
-    private func longer(_ figure: ModelFigure) -> String {
-        guard let longer = figure.longer else { return "" }
+    private func contextCost(_ figure: ModelFigure) -> String {
+        guard let cost = figure.contextCost else { return "" }
         return """
-            \(figure.name.replacing("_", with: " ")) takes \(Figure.fixed(longer.seconds * 1e3, 3)) ms a step longer than \
-            \(longer.than), \(Figure.fixed(longer.ofReading, 2)) times as long as reading its further pages
+            \(figure.name.replacing("_", with: " ")) takes \(Figure.fixed(cost.seconds * 1e3, 3)) ms a step longer than \
+            \(cost.shortest), \(Figure.fixed(cost.ofReading, 2)) times as long as reading its further keys and values
 
             """
     }

@@ -56,20 +56,20 @@ final class RatesDuringBench {
 
     /// - Parameters:
     ///   - bytes: of memory, whose reading shows its bandwidth.
-    ///   - repeats: measurements each time.
+    ///   - repeats: measurements of the multiply-adds' rates.
     init(threads: Int, bytes: Int, repeats: Int) throws {
         machine = try MachineRates(threads: threads, bytes: bytes)
         self.repeats = repeats
     }
 
-    /// Measures the bandwidth once more.
+    /// Measures the bandwidth.
     ///
-    /// - Returns: bytes a second, now.
+    /// - Returns: the median, in bytes a second.
     @discardableResult
-    func read() -> Double {
-        let now = (0..<repeats).map { _ in machine.readBytesPerSecond() }
-        reads += now
-        return Median.of(now)
+    func read(times: Int) -> Double {
+        let measured = (0..<times).map { _ in machine.readBytesPerSecond() }
+        reads += measured
+        return Median.of(measured)
     }
 }
 

@@ -55,30 +55,35 @@ struct TimedRun {
     let seconds: Double
     let work: [StepWork]
 
+    /// A step's part of the time.
     var secondsPerStep: Double { seconds / Double(max(work.count, 1)) }
-    var bytesPerStep: Int { work.reduce(0) { $0 + $1.bytes } / max(work.count, 1) }
+    /// What a step reads of keys and values.
+    var keyValueBytesPerStep: Double {
+        Double(work.reduce(0) { $0 + $1.keyValueBytes }) / Double(max(work.count, 1))
+    }
 }
 
-/// What a step takes longer after a long context than after a short one: attention, and little else.
+/// What a step takes longer after a long context than after the shortest: attention, and little else.
 struct ContextCost: Equatable {
-    /// The short context's tokens.
-    let than: Int
-    /// In a step; the median of the pairs of runs.
+    /// Tokens of the shortest context.
+    let shortest: Int
+    /// In a step; the median of the turns.
     let seconds: Double
-    /// Over the time that reading the further pages takes at the bandwidth of the same moment; the median of the pairs.
+    /// Over the time that reading the further keys and values takes at the bandwidth of the same turn; the median of the turns.
     let ofReading: Double
 
     /// - Parameters:
-    ///   - long: runs after the long context, each beside the run after the short one at the same index.
-    ///   - readBytesPerSecond: the bandwidth beside each pair.
-    init(than: Int, _ long: [TimedRun], _ short: [TimedRun], readBytesPerSecond: [Double]) {
-        let pairs = zip(zip(long, short), readBytesPerSecond).map { runs, rate in
+    ///   - long: a run after the long context in each turn.
+    ///   - short: a run after the shortest one in each turn.
+    ///   - readBytesPerSecond: the bandwidth in each turn.
+    init(over shortest: Int, long: [TimedRun], short: [TimedRun], readBytesPerSecond: [Double]) {
+        let turns = zip(zip(long, short), readBytesPerSecond).map { runs, rate in
             let seconds = runs.0.secondsPerStep - runs.1.secondsPerStep
-            return (seconds, seconds / (Double(runs.0.bytesPerStep - runs.1.bytesPerStep) / rate))
+            return (seconds, seconds * rate / (runs.0.keyValueBytesPerStep - runs.1.keyValueBytesPerStep))
         }
-        self.than = than
-        seconds = Median.of(pairs.map(\.0))
-        ofReading = Median.of(pairs.map(\.1))
+        self.shortest = shortest
+        seconds = Median.of(turns.map(\.0))
+        ofReading = Median.of(turns.map(\.1))
     }
 }
 
@@ -88,24 +93,24 @@ struct ModelFigure {
     let name: String
     /// Tokens of one run.
     let tokens: Int
-    /// The last run's steps, in the median run's time.
-    let run: TimedRun
+    /// The last run's steps.
+    let work: [StepWork]
+    /// The median run's.
+    let seconds: Double
     /// The same through workers, where that was asked for.
     var clusterSeconds: Double?
-    /// What a context costs beside the shortest one; nil of that and of all but contexts.
-    var longer: ContextCost?
+    /// Of a context that is not the shortest.
+    var contextCost: ContextCost?
 
     init(name: String, tokens: Int, runs: [TimedRun]) {
         self.name = name
         self.tokens = tokens
-        run = TimedRun(seconds: Median.of(runs.map(\.seconds)), work: runs.last?.work ?? [])
+        work = runs.last?.work ?? []
+        seconds = Median.of(runs.map(\.seconds))
     }
 
-    var seconds: Double { run.seconds }
-    private var work: [StepWork] { run.work }
-
     var tokensPerSecond: Double { Double(tokens) / seconds }
-    var secondsPerStep: Double { run.secondsPerStep }
+    var secondsPerStep: Double { seconds / Double(max(work.count, 1)) }
 
     func floorSeconds(_ rates: BenchRates) -> Double {
         work.reduce(0) {
@@ -121,7 +126,7 @@ struct ModelFigure {
     }
 
     /// Means over the steps.
-    var bytesPerStep: Int { run.bytesPerStep }
+    var bytesPerStep: Int { work.reduce(0) { $0 + $1.bytes } / max(work.count, 1) }
     var multiplyAddsPerStep: Int {
         work.reduce(0) { $0 + $1.integerMultiplyAdds + $1.floatMultiplyAdds } / max(work.count, 1)
     }
@@ -160,47 +165,49 @@ struct ModelBench {
         vocabulary = runner.engine.shape.vocabulary
     }
 
-    /// - Parameter readRate: measures the read bandwidth, in bytes a second. It is asked after each figure, before the
-    ///   first, and whenever all contexts had their turn.
-    func run(readRate: () -> Double) throws -> [ModelFigure] {
+    /// - Parameter readRate: measures the read bandwidth so many times, and returns the median in bytes a second. It is
+    ///   asked after each figure and before the first, and before and after each turn of the contexts.
+    func run(readRate: (_ times: Int) -> Double) throws -> [ModelFigure] {
         var figures: [ModelFigure] = []
         _ = try runner.step(
             tokens: [plan.token(0, of: vocabulary)], rows: [AttentionRow(position: 0, pages: table(0..<1))],
             logitRows: [0])
-        _ = readRate()
+        _ = readRate(plan.repeats)
         for length in plan.prefill {
             let runs = try (0..<plan.repeats).map { _ in try timed { try prompt(length, logits: true) } }
             figures.append(ModelFigure(name: "prefill_\(length)", tokens: length, runs: runs))
-            _ = readRate()
+            _ = readRate(plan.repeats)
         }
         for width in plan.batch {
             let pages = ModelBenchPlan.pages(tokens: plan.decode + 1)
             let runs = try (0..<plan.repeats).map { _ in try decode(width: width, from: 0, pagesEach: pages) }
             figures.append(ModelFigure(name: "decode_batch_\(width)", tokens: width * plan.decode, runs: runs))
-            _ = readRate()
+            _ = readRate(plan.repeats)
         }
         return try figures + contexts(readRate)
     }
 
     /// Contexts of different lengths take turns, so that what the longer ones take longer is not the machine's drift. The
     /// shorter are beginnings of the longest.
-    private func contexts(_ readRate: () -> Double) throws -> [ModelFigure] {
+    private func contexts(_ readRate: (_ times: Int) -> Double) throws -> [ModelFigure] {
         guard let longest = plan.context.max(), let shortest = plan.context.min() else { return [] }
         try fill(longest)
         var runs: [Int: [TimedRun]] = [:]
         var rates: [Double] = []
         for _ in 0..<plan.repeats {
+            let before = readRate(1)
             for length in plan.context {
                 let pages = ModelBenchPlan.pages(tokens: length + plan.decode + 1)
                 runs[length, default: []].append(try decode(width: 1, from: length, pagesEach: pages))
             }
-            rates.append(readRate())
+            rates.append((before + readRate(1)) / 2)
         }
         return plan.context.map { length in
             let own = runs[length] ?? []
             var figure = ModelFigure(name: "decode_context_\(length)", tokens: plan.decode, runs: own)
             if length > shortest {
-                figure.longer = ContextCost(than: shortest, own, runs[shortest] ?? [], readBytesPerSecond: rates)
+                figure.contextCost = ContextCost(
+                    over: shortest, long: own, short: runs[shortest] ?? [], readBytesPerSecond: rates)
             }
             return figure
         }

@@ -10,8 +10,8 @@ struct BenchCommand: Command {
         "engine", "Measures a model in this process, and the machine.",
         """
         --prefill LENGTHS measures prompts, --batch STREAMS decoding in so many streams, --context LENGTHS decoding of one stream \
-        after so many tokens (whose KV pages are copies of a short prompt's), and what longer contexts cost over reading their \
-        pages. Without any of them: --prefill 256 --batch 1 4 16. \
+        after so many tokens (whose KV pages are copies of a short prompt's), and what that takes longer than after the \
+        shortest, beside reading the further pages. Without any of them: --prefill 256 --batch 1 4 16. \
         --workers COUNT measures prompts and batches through so many workers too, which share the experts and the threads.
         Tokens, positions, logits, warm-up and medians are those of ops/bench/peer_llama.py, which measures llama.cpp.
 
@@ -175,17 +175,17 @@ struct BenchCommand: Command {
     ) throws -> BenchReport.Model {
         try tellMemory(model, plan)
         let machine = try RatesDuringBench(threads: threads, bytes: memoryBytes, repeats: plan.repeats)
-        var figures = try local(model, plan, threads: threads, readRate: machine.read)
+        var figures = try local(model, plan, threads: threads, readRate: machine.read(times:))
         var cluster: ClusterFloor?
         if let workers {
             let each = max(threads / workers, 1)
             let worker = try RatesDuringBench(threads: each, bytes: memoryBytes, repeats: plan.repeats)
-            worker.read()
+            worker.read(times: plan.repeats)
             let seconds = try ClusterBench.seconds(
                 model: model, plan: plan, workers: workers, threads: each, compute: compute, weights: weights)
             for index in figures.indices { figures[index].clusterSeconds = seconds[figures[index].name] }
-            worker.read()
-            machine.read()
+            worker.read(times: plan.repeats)
+            machine.read(times: plan.repeats)
             cluster = ClusterFloor(
                 shares: ClusterBench.shares(of: model.manifest.shape.experts, workers: workers), one: worker.rates,
                 all: machine.rates)
@@ -212,7 +212,7 @@ struct BenchCommand: Command {
 
     /// In this process alone. The engine goes before workers come.
     private func local(
-        _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, readRate: () -> Double
+        _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, readRate: (_ times: Int) -> Double
     ) throws -> [ModelFigure] {
         let manifest = model.manifest
         let engine = try Engine(

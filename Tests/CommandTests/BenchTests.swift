@@ -105,11 +105,12 @@ struct BenchTests {
             try BenchCommand.parse(["--model", "m", "--cache", cache]).models.resolve(Self.demo)
         }
         let cluster = try await LocalCluster(
-            model: model, workers: 2, threadsEach: 1, compute: .native, weights: weights, pages: 1)
+            model: model, experts: [[0, 1, 2, 3], [4, 5, 6, 7]], homes: [0], threadsEach: 1, compute: .native,
+            weights: weights, pages: 1)
         let step = LocalCluster.Run(steps: [[.init(position: 0, tokens: [5])]], pagesEach: 1)
         let result: Result<[[Double]], any Error>
         do {
-            result = .success(try await cluster.run(experts: [[0, 1, 2, 3], [4, 5, 6, 7]], homes: [0], runs: [step]))
+            result = .success(try await cluster.run([step]))
         } catch {
             result = .failure(error)
         }

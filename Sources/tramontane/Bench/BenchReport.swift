@@ -58,13 +58,13 @@ struct BenchReport {
                 object.rounded("\(name)_seconds_per_step", cost.seconds, digits: 6)
                 object.rounded("\(name)_of_reading", cost.ofReading, digits: 3)
             }
-            guard let cluster = model.cluster, let seconds = figure.clusterSeconds else { continue }
+            guard let cluster = model.cluster, let through = figure.cluster else { continue }
             let name = "\(figure.name)_workers_\(cluster.shares.count)"
-            object.rounded("\(name)_tokens_per_second", Double(figure.tokens) / seconds)
-            object.rounded("\(name)_of_one_process", figure.seconds / seconds, digits: 3)
+            object.rounded("\(name)_tokens_per_second", Double(figure.tokens) / through.seconds)
+            object.rounded("\(name)_of_one_process", through.ofOneProcess, digits: 3)
             if let floor = figure.floorSeconds(cluster) {
                 object.rounded("\(name)_floor_tokens_per_second", Double(figure.tokens) / floor)
-                object.rounded("\(name)_fraction_of_floor", floor / seconds, digits: 3)
+                object.rounded("\(name)_fraction_of_floor", floor / through.seconds, digits: 3)
             }
         }
     }
@@ -101,7 +101,13 @@ struct BenchReport {
 
     private func head(_ model: Model) -> [String] {
         ["MEASURED", "TOK/S", "FLOOR", "OF FLOOR", "BOUND", "MS/STEP", "GB/STEP", "GMAC/STEP", "EXPERTS/STEP"]
-            + (model.cluster.map { ["\($0.shares.count) WORKERS' TOK/S", "OF ONE PROCESS", "OF THEIR FLOOR"] } ?? [])
+            + (model.cluster.map { cluster in
+                let one = cluster.shares.count == 1
+                return [
+                    "\(cluster.shares.count) WORKER\(one ? "'S" : "S'") TOK/S", "OF ONE PROCESS",
+                    "OF \(one ? "ITS" : "THEIR") FLOOR",
+                ]
+            } ?? [])
     }
 
     private func row(_ figure: ModelFigure, _ model: Model) -> [String] {
@@ -114,13 +120,13 @@ struct BenchReport {
             Figure.fixed(Double(figure.multiplyAddsPerStep) / 1e9, 2), Figure.fixed(figure.expertsPerStep, 1),
         ]
         if let cluster = model.cluster {
-            let seconds = figure.clusterSeconds
+            let through = figure.cluster
             cells += [
-                seconds.map { Figure.fixed(Double(figure.tokens) / $0, 2) } ?? "",
-                seconds.map { Figure.fixed(figure.seconds / $0, 2) } ?? "",
-                seconds.flatMap { seconds in
-                    figure.floorSeconds(cluster).map { Figure.fixed(100 * $0 / seconds, 1) + "%" }
-                } ?? "",
+                through.map { Figure.fixed(Double(figure.tokens) / $0.seconds, 2) } ?? "-",
+                through.map { Figure.fixed($0.ofOneProcess, 2) } ?? "-",
+                through.flatMap { through in
+                    figure.floorSeconds(cluster).map { Figure.fixed(100 * $0 / through.seconds, 1) + "%" }
+                } ?? "-",
             ]
         }
         return cells

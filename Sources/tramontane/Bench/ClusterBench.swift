@@ -1,51 +1,52 @@
 import Engine
 import ModelStore
 
-/// The model's figures again, through workers that share its experts: the same tokens at the same positions, so the router
-/// chooses the same experts, and there is as much to read and to compute.
-enum ClusterBench {
-    /// Seconds of the median run, by the figure's name. Contexts are left out: pages are copied within an engine only.
-    static func seconds(
+/// The model's runs through workers that share its experts: the same tokens at the same positions, so the router chooses the
+/// same experts, and there is as much to read and to compute.
+struct ClusterBench {
+    private let cluster: LocalCluster
+    private let plan: ModelBenchPlan
+    private let vocabulary: Int
+
+    /// Starts workers of `threads` threads each, does `body`, and ends them.
+    static func with<Result>(
         model: ResolvedModel, plan: ModelBenchPlan, workers: Int, threads: Int, compute: ComputeBackend,
-        weights: WeightMemory
-    ) throws -> [String: Double] {
-        let vocabulary = model.manifest.shape.vocabulary
-        var names: [String] = []
-        var runs = [
-            LocalCluster.Run(steps: [[.init(position: 0, tokens: [plan.token(0, of: vocabulary)])]], pagesEach: 1)
-        ]
-        for length in plan.prefill {
-            names += Array(repeating: "prefill_\(length)", count: plan.repeats)
-            let steps = plan.prompt(length, of: vocabulary).map { part in
+        weights: WeightMemory, _ body: (ClusterBench) throws -> Result
+    ) throws -> Result {
+        let shape = model.manifest.shape
+        return try on(
+            model, experts: shares(of: shape.experts, workers: workers), homes: [0], threads: threads, compute: compute,
+            weights: weights, pages: plan.pages
+        ) { cluster in
+            let bench = ClusterBench(cluster: cluster, plan: plan, vocabulary: shape.vocabulary)
+            // It warms up.
+            _ = try bench.times(bench.prompt(1))
+            return try body(bench)
+        }
+    }
+
+    /// The seconds of a run. A decode's first step is not timed.
+    func seconds(_ run: BenchRun) throws -> Double {
+        switch run {
+        case .prefill(let length): try times(prompt(length)).reduce(0, +)
+        case .batch(let width): try times(Self.decode(plan, width: width, of: vocabulary)).dropFirst().reduce(0, +)
+        }
+    }
+
+    private func times(_ run: LocalCluster.Run) throws -> [Double] {
+        let cluster = cluster
+        return try Background.wait { try await cluster.run([run]) }[0]
+    }
+
+    private func prompt(_ length: Int) -> LocalCluster.Run {
+        LocalCluster.Run(
+            steps: plan.prompt(length, of: vocabulary).map { part in
                 [
                     LocalCluster.Rows(
                         position: part.position, tokens: part.tokens,
                         sample: part.position + part.tokens.count == length)
                 ]
-            }
-            runs += Array(
-                repeating: LocalCluster.Run(
-                    steps: steps, isPrefill: true, pagesEach: ModelBenchPlan.pages(tokens: length)),
-                count: plan.repeats)
-        }
-        for width in plan.batch {
-            names += Array(repeating: "decode_batch_\(width)", count: plan.repeats)
-            runs += Array(repeating: decode(plan, width: width, of: vocabulary), count: plan.repeats)
-        }
-        let shares = shares(of: model.manifest.shape.experts, workers: workers)
-        let ready = runs
-        let times = try on(
-            model, workers: workers, threads: threads, compute: compute, weights: weights, pages: plan.pages
-        ) {
-            try await $0.run(experts: shares, homes: [0], runs: ready)
-        }
-        var seconds: [String: [Double]] = [:]
-        // The first run warms up, and so does the first step of every decode.
-        for (name, times) in zip(names, times.dropFirst()) {
-            let counted = name.hasPrefix("decode") ? times.dropFirst() : times[...]
-            seconds[name, default: []].append(counted.reduce(0, +))
-        }
-        return seconds.mapValues(Median.of)
+            }, isPrefill: true, pagesEach: ModelBenchPlan.pages(tokens: length))
     }
 
     /// Each worker's experts.
@@ -69,28 +70,23 @@ enum ClusterBench {
     }
 
     /// What it adds to a layer that a row's experts are on another worker, in microseconds: steps of one stream whose home has
-    /// no expert, less steps of one whose home has them all, in turn. The same worker computes the experts either way.
+    /// no expert, less steps of one whose home has them all, which take turns. The same worker computes the experts either way.
     static func remoteExpertMicroseconds(
         model: ResolvedModel, plan: ModelBenchPlan, threads: Int, compute: ComputeBackend, weights: WeightMemory
     ) throws -> Double {
         let shape = model.manifest.shape
-        var near = decode(plan, width: 1, of: shape.vocabulary)
-        near.lane = 0
-        var far = near
-        far.lane = 1
-        // The first of each warms up.
-        let runs = (0...plan.repeats).flatMap { _ in [near, far] }
-        let all = Array(0..<shape.experts)
-        let times = try on(
-            model, workers: 2, threads: threads, compute: compute, weights: weights, pages: plan.pages
-        ) {
-            try await $0.run(experts: [all, []], homes: [0, 1], runs: runs)
+        let run = decode(plan, width: 1, of: shape.vocabulary)
+        return try on(
+            model, experts: [Array(0..<shape.experts), []], homes: [0, 1], threads: threads, compute: compute,
+            weights: weights, pages: plan.pages
+        ) { cluster in
+            var differences: [Double] = []
+            for _ in 0..<plan.repeats {
+                let times = try Background.wait { try await cluster.run([run, run]) }
+                differences += zip(times[1], times[0]).dropFirst().map { $0 - $1 }
+            }
+            return Median.of(differences) / Double(max(shape.layers, 1)) * 1e6
         }
-        // Steps at the same place of runs that follow each other: what disturbs the machine for longer disturbs both.
-        let differences = stride(from: 2, to: times.count - 1, by: 2).flatMap { run in
-            zip(times[run + 1], times[run]).dropFirst().map { $0 - $1 }
-        }
-        return Median.of(differences) / Double(max(shape.layers, 1)) * 1e6
     }
 
     private static func decode(_ plan: ModelBenchPlan, width: Int, of vocabulary: Int) -> LocalCluster.Run {
@@ -102,21 +98,17 @@ enum ClusterBench {
             }, pagesEach: ModelBenchPlan.pages(tokens: plan.decode + 1))
     }
 
-    private static func on<Result: Sendable>(
-        _ model: ResolvedModel, workers: Int, threads: Int, compute: ComputeBackend, weights: WeightMemory, pages: Int,
-        _ body: @escaping @Sendable (LocalCluster) async throws -> Result
+    private static func on<Result>(
+        _ model: ResolvedModel, experts: [[Int]], homes: [Int], threads: Int, compute: ComputeBackend,
+        weights: WeightMemory, pages: Int, _ body: (LocalCluster) throws -> Result
     ) throws -> Result {
-        try Background.wait {
-            let cluster = try await LocalCluster(
-                model: model, workers: workers, threadsEach: threads, compute: compute, weights: weights, pages: pages)
-            let result: Swift.Result<Result, any Error>
-            do {
-                result = .success(try await body(cluster))
-            } catch {
-                result = .failure(error)
-            }
-            try await cluster.stop()
-            return try result.get()
+        let cluster = try Background.wait {
+            try await LocalCluster(
+                model: model, experts: experts, homes: homes, threadsEach: threads, compute: compute, weights: weights,
+                pages: pages)
         }
+        let result = Swift.Result { try body(cluster) }
+        try Background.wait { try await cluster.stop() }
+        return try result.get()
     }
 }

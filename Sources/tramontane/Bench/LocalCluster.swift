@@ -8,7 +8,7 @@ import Wire
 import Worker
 
 /// Workers of one stage in this process, on real loopback sockets, and as much of a coordinator as placing them and sending
-/// steps down one lane takes.
+/// steps down lanes takes.
 final class LocalCluster: Sendable {
     /// Rows of a stream in one step.
     struct Rows: Sendable {
@@ -20,7 +20,6 @@ final class LocalCluster: Sendable {
 
     /// New streams' rows, step after step.
     struct Run: Sendable {
-        var lane = 0
         /// By step and stream.
         var steps: [[Rows]]
         var isPrefill = false
@@ -28,22 +27,21 @@ final class LocalCluster: Sendable {
         var pagesEach: Int
     }
 
-    private let daemons: [WorkerDaemon]
     private let listener: Listener
     private let tasks: [Task<Void, any Error>]
-    private let events: AsyncStream<ControlEvent>
     private let group: MultiThreadedEventLoopGroup
-    private let registered: [String: ProtoRegister]
-    private let control: [String: Connection]
-    private let layers: Int
-    private let pages: Int
+    private let lanes: [Connection]
+    private let driver: NIOLoopBound<StepDriver>
 
+    private static let epoch: UInt64 = 1
     private static var logger: Logger { Logger(label: "tramontane.bench") { _ in SwiftLogNoOpLogHandler() } }
-    private static func name(_ worker: Int) -> String { "worker-\(worker)" }
 
-    /// Starts workers and waits until they have registered.
+    /// Starts a worker for each of `experts`, which it holds, and opens a lane through every one of `homes`.
+    ///
+    /// - Parameter pages: KV pages of each worker.
     init(
-        model: ResolvedModel, workers: Int, threadsEach: Int, compute: ComputeBackend, weights: WeightMemory, pages: Int
+        model: ResolvedModel, experts: [[Int]], homes: [Int], threadsEach: Int, compute: ComputeBackend,
+        weights: WeightMemory, pages: Int
     ) async throws {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let (events, sink) = AsyncStream.makeStream(of: ControlEvent.self)
@@ -51,113 +49,109 @@ final class LocalCluster: Sendable {
             host: "127.0.0.1", port: 0, acceptLoop: group, childLoop: group,
             identity: LocalIdentity(role: .unspecified, name: "bench", incarnation: 1), roles: [.workerControl],
             logger: Self.logger, accept: { _ throws(Failure) in ControlDelegate(sink: sink) })
-        let daemons = (0..<workers).map { worker in
+        let configurations = experts.indices.map { worker in
             var configuration = WorkerConfiguration(
-                name: Self.name(worker), coordinatorHost: "127.0.0.1", coordinatorPort: listener.port,
+                name: "worker-\(worker)", coordinatorHost: "127.0.0.1", coordinatorPort: listener.port,
                 manifest: model.manifest, store: model.store, threads: threadsEach, memoryBytes: .max)
             configuration.compute = compute
             configuration.weightMemory = weights
-            return WorkerDaemon(configuration: configuration, logger: Self.logger)
+            return configuration
         }
-        let tasks = daemons.map { daemon in
+        let tasks = configurations.map { configuration in
             Task {
                 do {
-                    try await daemon.run()
+                    try await WorkerDaemon(configuration: configuration, logger: Self.logger).run()
                 } catch {
                     sink.yield(.failed(Failure(code: "worker", message: "\(error)")))
                     throw error
                 }
             }
         }
-        var registered: [String: ProtoRegister] = [:]
-        var control: [String: Connection] = [:]
-        var failure: Failure?
-        for await event in events {
-            switch event {
-            case .registered(let register, let connection):
-                registered[register.name] = register
-                control[register.name] = connection
-            case .failed(let reason): failure = reason
-            case .ready: continue
+        do {
+            let workers = try await Self.registrations(events, of: configurations.map(\.name))
+            try await Self.assign(
+                experts, homes: homes, to: workers, layers: model.manifest.shape.layers, pages: pages, events)
+            let eventLoop = group.next()
+            let driver = try await eventLoop.submit {
+                NIOLoopBound(StepDriver(epoch: Self.epoch), eventLoop: eventLoop)
+            }.get()
+            var lanes: [Connection] = []
+            for home in homes {
+                let address = try Address(parsing: workers[home].register.dataAddress)
+                let identity = LocalIdentity(
+                    role: .coordinatorData, name: "bench", incarnation: 1,
+                    numericsVersion: configurations[home].numericsVersion, manifestDigest: model.manifest.digest)
+                lanes.append(
+                    try await Connector.connect(
+                        host: address.host, port: address.port, on: eventLoop, identity: identity,
+                        makeDelegate: { _ in driver.value }))
             }
-            if registered.count == workers || failure != nil { break }
-        }
-        if let failure {
+            self.lanes = lanes
+            self.driver = driver
+        } catch {
             try await Self.stop(tasks, listener, group)
-            throw failure
+            throw error
         }
-        self.daemons = daemons
         self.listener = listener
         self.tasks = tasks
-        self.events = events
         self.group = group
-        self.registered = registered
-        self.control = control
-        self.layers = model.manifest.shape.layers
-        self.pages = pages
     }
 
-    /// Gives the workers their experts, opens a lane through every one of `homes`, and does the runs one after the other.
+    /// Does a run on each lane, from the first: the first step of every one, then the second, and so on, in an order that
+    /// turns round from step to step.
     ///
+    /// - Parameter runs: no more than there are lanes.
     /// - Returns: by run, the seconds of every step, from its frame's sending to its result's arrival.
-    func run(experts: [[Int]], homes: [Int], runs: [Run]) async throws -> [[Double]] {
-        try await assign(experts: experts, homes: homes)
-        let eventLoop = group.next()
-        let done = eventLoop.makePromise(of: [[Double]].self)
-        let driver = try await eventLoop.submit {
-            NIOLoopBound(StepDriver(epoch: Self.epoch, runs: runs, done: done), eventLoop: eventLoop)
-        }.get()
-        var connections: [Connection] = []
-        defer { for connection in connections { connection.close() } }
-        do {
-            for home in homes { connections.append(try await dial(home, on: eventLoop, driver)) }
-            let lanes = connections
-            eventLoop.execute { driver.value.start(lanes) }
-        } catch {
-            done.fail(error)
-        }
+    func run(_ runs: [Run]) async throws -> [[Double]] {
+        let (driver, lanes) = (driver, lanes)
+        let done = lanes[0].eventLoop.makePromise(of: [[Double]].self)
+        done.futureResult.eventLoop.execute { driver.value.start(runs, on: lanes, done) }
         return try await done.futureResult.get()
     }
 
-    /// A coordinator's data connection to a worker.
-    private func dial(
-        _ worker: Int, on eventLoop: any EventLoop, _ driver: NIOLoopBound<StepDriver>
-    ) async throws -> Connection {
-        let address = try Address(parsing: registered[Self.name(worker)]?.dataAddress ?? "")
-        let configuration = daemons[worker].configuration
-        let identity = LocalIdentity(
-            role: .coordinatorData, name: "bench", incarnation: 1, numericsVersion: configuration.numericsVersion,
-            manifestDigest: configuration.manifest.digest)
-        return try await Connector.connect(
-            host: address.host, port: address.port, on: eventLoop, identity: identity,
-            makeDelegate: { _ in driver.value })
+    private typealias Registered = (register: ProtoRegister, connection: Connection)
+
+    private static func registrations(
+        _ events: AsyncStream<ControlEvent>, of names: [String]
+    ) async throws -> [Registered] {
+        var registered: [String: Registered] = [:]
+        for await event in events {
+            switch event {
+            case .registered(let register, let connection): registered[register.name] = (register, connection)
+            case .failed(let failure): throw failure
+            case .ready: continue
+            }
+            if registered.count == names.count { break }
+        }
+        return names.compactMap { registered[$0] }
     }
 
-    private static let epoch: UInt64 = 1
-
-    private func assign(experts: [[Int]], homes: [Int]) async throws {
+    /// Returns when all have loaded their shards.
+    private static func assign(
+        _ experts: [[Int]], homes: [Int], to workers: [Registered], layers: Int, pages: Int,
+        _ events: AsyncStream<ControlEvent>
+    ) async throws {
         var stage = ProtoStage()
         stage.layerCount = UInt32(clamping: layers)
-        for (worker, experts) in experts.enumerated() {
-            guard let register = registered[Self.name(worker)] else { continue }
+        stage.members = zip(workers, experts).map { worker, experts in
             var member = ProtoMember()
-            member.name = register.name
-            member.incarnation = register.incarnation
-            member.dataAddress = register.dataAddress
+            member.name = worker.register.name
+            member.incarnation = worker.register.incarnation
+            member.dataAddress = worker.register.dataAddress
             member.experts = experts.map { UInt32(clamping: $0) }
-            stage.members.append(member)
+            return member
         }
         var assign = ProtoAssign()
-        assign.placement.epoch = Self.epoch
+        assign.placement.epoch = epoch
         assign.placement.stages = [stage]
         assign.placement.lanes = homes.map { home in
             var lane = ProtoLane()
-            lane.workers = [Self.name(home)]
+            lane.workers = [workers[home].register.name]
             return lane
         }
         assign.pages = UInt32(clamping: pages)
-        for connection in control.values { connection.send(Frame(.assign, assign, epoch: Self.epoch)) }
-        var waiting = daemons.count
+        for worker in workers { worker.connection.send(Frame(.assign, assign, epoch: epoch)) }
+        var waiting = workers.count
         for await event in events {
             switch event {
             case .ready(let ready):
@@ -172,6 +166,7 @@ final class LocalCluster: Sendable {
 
     /// Ends the workers.
     func stop() async throws {
+        for lane in lanes { lane.close() }
         try await Self.stop(tasks, listener, group)
     }
 
@@ -220,92 +215,114 @@ private final class ControlDelegate: ConnectionDelegate {
 private final class StepDriver: ConnectionDelegate {
     /// What a lane's home has been told.
     private struct Lane {
-        let connection: Connection
         var step: UInt64 = 0
         var streams: [UInt64] = []
     }
 
+    /// Runs, one on each lane, as far as they have come.
+    private struct Work {
+        let runs: [LocalCluster.Run]
+        let connections: [Connection]
+        let done: EventLoopPromise<[[Double]]>
+        /// Lanes, in the order of their steps.
+        var turns: ArraySlice<Int>
+        var times: [[Double]]
+        var begin = ContinuousClock.now
+    }
+
     private let epoch: UInt64
-    private let runs: [LocalCluster.Run]
-    private let done: EventLoopPromise<[[Double]]>
     private var lanes: [Lane] = []
-    private var times: [[Double]] = []
-    private var begin = ContinuousClock.now
+    private var work: Work?
+    /// Why there is no worker any more.
+    private var gone: Failure?
 
-    init(epoch: UInt64, runs: [LocalCluster.Run], done: EventLoopPromise<[[Double]]>) {
+    init(epoch: UInt64) {
         self.epoch = epoch
-        self.runs = runs
-        self.done = done
     }
 
-    func start(_ connections: [Connection]) {
-        lanes = connections.map { Lane(connection: $0) }
-        beginRun()
+    func start(_ runs: [LocalCluster.Run], on connections: [Connection], _ done: EventLoopPromise<[[Double]]>) {
+        if let gone { return done.fail(gone) }
+        if lanes.isEmpty { lanes = connections.map { _ in Lane() } }
+        let turns = (0..<(runs.map(\.steps.count).max() ?? 0)).flatMap { step in
+            let turn = runs.indices.filter { step < runs[$0].steps.count }
+            return step.isMultiple(of: 2) ? turn : turn.reversed()
+        }
+        work = Work(
+            runs: runs, connections: connections, done: done, turns: turns[...], times: runs.map { _ in [] })
+        send()
     }
 
-    /// The run after those that `times` has, or the end.
-    private func beginRun() {
-        guard times.count < runs.count, !runs[times.count].steps.isEmpty else { return done.succeed(times) }
-        times.append([])
-        send(isFirst: true)
+    /// The step whose turn it is, or the end.
+    private func send() {
+        guard let work else { return }
+        guard let lane = work.turns.first else {
+            self.work = nil
+            return work.done.succeed(work.times)
+        }
+        let message = message(work.runs[lane], step: work.times[lane].count, lane: lane)
+        self.work?.begin = .now
+        work.connections[lane].send(Frame(.step, message, epoch: epoch))
     }
 
-    private func send(isFirst: Bool) {
-        let run = runs[times.count - 1]
-        let rows = run.steps[times[times.count - 1].count]
+    private func message(_ run: LocalCluster.Run, step: Int, lane: Int) -> ProtoStep {
+        let rows = run.steps[step]
         var message = ProtoStep()
-        message.lane = UInt32(clamping: run.lane)
+        message.lane = UInt32(clamping: lane)
         message.class = run.isPrefill ? .prefill : .decode
-        lanes[run.lane].step += 1
-        message.stepID = lanes[run.lane].step
+        lanes[lane].step += 1
+        message.stepID = lanes[lane].step
         message.tableSequence = message.stepID
-        if isFirst {
-            message.released = lanes[run.lane].streams
-            let first = (lanes[run.lane].streams.last ?? 0) + 1
-            lanes[run.lane].streams = rows.indices.map { first + UInt64($0) }
+        if step == 0 {
+            message.released = lanes[lane].streams
+            let first = (lanes[lane].streams.last ?? 0) + 1
+            lanes[lane].streams = rows.indices.map { first + UInt64($0) }
         }
         for (stream, row) in rows.enumerated() {
             var sequence = ProtoSequenceRows()
-            sequence.sequence = lanes[run.lane].streams[stream]
+            sequence.sequence = lanes[lane].streams[stream]
             sequence.position = UInt32(clamping: row.position)
             sequence.tokens = row.tokens
             sequence.sample = row.sample
-            if isFirst {
+            if step == 0 {
                 sequence.pages = (stream * run.pagesEach..<(stream + 1) * run.pagesEach).map { UInt32(clamping: $0) }
                 // Temperature 0: the most likely token.
                 sequence.sampling.topP = 1
             }
             message.rows.append(sequence)
         }
-        begin = ContinuousClock.now
-        lanes[run.lane].connection.send(Frame(.step, message, epoch: epoch))
+        return message
     }
 
     func received(_ frame: Frame, on connection: Connection) {
-        let seconds = (ContinuousClock.now - begin) / .seconds(1)
+        guard let work else { return }
+        let seconds = (ContinuousClock.now - work.begin) / .seconds(1)
         do throws(Failure) {
             switch frame.kind {
             case .stepResult:
                 let result: ProtoStepResult = try frame.message()
                 if let failed = result.failures.first { throw Failure(failed.failure) }
-                times[times.count - 1].append(seconds)
-                if times[times.count - 1].count < runs[times.count - 1].steps.count {
-                    send(isFirst: false)
-                } else {
-                    beginRun()
-                }
+                guard let lane = work.turns.first else { return }
+                self.work?.turns.removeFirst()
+                self.work?.times[lane].append(seconds)
+                send()
             case .stepFailed:
                 let failed: ProtoStepFailed = try frame.message()
                 throw Failure(failed.failure)
             default: break
             }
         } catch {
-            done.fail(error)
+            fail(error)
         }
     }
 
     func closed(_ reason: Failure?, on connection: Connection) {
-        // Once the runs are done this does nothing.
-        done.fail(reason ?? Failure(code: "connection_closed", message: "a worker has gone"))
+        let failure = reason ?? Failure(code: "connection_closed", message: "a worker has gone")
+        gone = failure
+        fail(failure)
+    }
+
+    private func fail(_ failure: Failure) {
+        work?.done.fail(failure)
+        work = nil
     }
 }

@@ -50,6 +50,22 @@ struct ModelBenchPlan: Equatable {
     }
 }
 
+/// What is timed, in one process and through workers.
+enum BenchRun: Equatable {
+    /// A prompt of so many tokens.
+    case prefill(Int)
+    /// So many streams that decode together.
+    case batch(Int)
+
+    /// As the peer's script calls it: `prefill_256`, `decode_batch_16`.
+    var name: String {
+        switch self {
+        case .prefill(let length): "prefill_\(length)"
+        case .batch(let width): "decode_batch_\(width)"
+        }
+    }
+}
+
 /// Steps that followed each other.
 struct TimedRun {
     let seconds: Double
@@ -87,6 +103,21 @@ struct ContextCost: Equatable {
     }
 }
 
+/// A figure through workers, whose runs took turns with those of one process.
+struct ClusterFigure: Equatable {
+    let run: BenchRun
+    /// The median run's.
+    let seconds: Double
+    /// The rate over one process's in the run before; the median of the turns.
+    let ofOneProcess: Double
+
+    init(_ run: BenchRun, seconds: [Double], own: [Double]) {
+        self.run = run
+        self.seconds = Median.of(seconds)
+        ofOneProcess = Median.of(zip(own, seconds).map { $0 / $1 })
+    }
+}
+
 /// One figure of a model: how fast, and how fast at most.
 struct ModelFigure {
     /// As the peer's script calls it: `prefill_256`, `decode_batch_16`, `decode_context_4096`.
@@ -98,15 +129,16 @@ struct ModelFigure {
     /// The median run's.
     let seconds: Double
     /// The same through workers, where that was asked for.
-    var clusterSeconds: Double?
+    let cluster: ClusterFigure?
     /// Of a context that is not the shortest.
     var contextCost: ContextCost?
 
-    init(name: String, tokens: Int, runs: [TimedRun]) {
+    init(name: String, tokens: Int, runs: [TimedRun], cluster: ClusterFigure? = nil) {
         self.name = name
         self.tokens = tokens
         work = runs.last?.work ?? []
         seconds = Median.of(runs.map(\.seconds))
+        self.cluster = cluster
     }
 
     var tokensPerSecond: Double { Double(tokens) / seconds }
@@ -122,7 +154,8 @@ struct ModelFigure {
 
     /// Through workers; nil where none is known.
     func floorSeconds(_ floor: ClusterFloor) -> Double? {
-        name.hasPrefix("decode") ? work.reduce(0) { $0 + floor.seconds($1) } : nil
+        guard case .batch = cluster?.run else { return nil }
+        return work.reduce(0) { $0 + floor.seconds($1) }
     }
 
     /// Means over the steps.
@@ -165,24 +198,41 @@ struct ModelBench {
         vocabulary = runner.engine.shape.vocabulary
     }
 
-    /// - Parameter readRate: measures the read bandwidth so many times, and returns the median in bytes a second. It is
-    ///   asked after each figure and before the first, and before and after each turn of the contexts.
-    func run(readRate: (_ times: Int) -> Double) throws -> [ModelFigure] {
-        var figures: [ModelFigure] = []
+    /// - Parameters:
+    ///   - readRate: measures the read bandwidth so many times, and returns the median in bytes a second. It is asked before
+    ///     the first figure, after each turn, and before each turn of the contexts.
+    ///   - clusterSeconds: does a run of a prompt or a batch through workers, in turn with this process; nil where there are
+    ///     none.
+    func run(
+        readRate: (_ times: Int) -> Double, clusterSeconds: ((BenchRun) throws -> Double)? = nil
+    ) throws -> [ModelFigure] {
         _ = try runner.step(
             tokens: [plan.token(0, of: vocabulary)], rows: [AttentionRow(position: 0, pages: table(0..<1))],
             logitRows: [0])
         _ = readRate(plan.repeats)
-        for length in plan.prefill {
-            let runs = try (0..<plan.repeats).map { _ in try timed { try prompt(length, logits: true) } }
-            figures.append(ModelFigure(name: "prefill_\(length)", tokens: length, runs: runs))
-            _ = readRate(plan.repeats)
+        var figures: [ModelFigure] = []
+        func measure(_ run: BenchRun, tokens: Int, _ timed: () throws -> TimedRun) throws {
+            var runs: [TimedRun] = []
+            var cluster: [Double] = []
+            for _ in 0..<plan.repeats {
+                runs.append(try timed())
+                if let clusterSeconds { cluster.append(try clusterSeconds(run)) }
+                _ = readRate(1)
+            }
+            figures.append(
+                ModelFigure(
+                    name: run.name, tokens: tokens, runs: runs,
+                    cluster: cluster.isEmpty
+                        ? nil : ClusterFigure(run, seconds: cluster, own: runs.map(\.seconds))))
         }
+        for length in plan.prefill {
+            try measure(.prefill(length), tokens: length) { try timed { try prompt(length, logits: true) } }
+        }
+        let pages = ModelBenchPlan.pages(tokens: plan.decode + 1)
         for width in plan.batch {
-            let pages = ModelBenchPlan.pages(tokens: plan.decode + 1)
-            let runs = try (0..<plan.repeats).map { _ in try decode(width: width, from: 0, pagesEach: pages) }
-            figures.append(ModelFigure(name: "decode_batch_\(width)", tokens: width * plan.decode, runs: runs))
-            _ = readRate(plan.repeats)
+            try measure(.batch(width), tokens: width * plan.decode) {
+                try decode(width: width, from: 0, pagesEach: pages)
+            }
         }
         return try figures + contexts(readRate)
     }

@@ -161,6 +161,10 @@ struct BenchCommand: Command {
     /// The model, if its context has room for what is asked for.
     private func resolve(_ path: String) throws -> ResolvedModel {
         let found = try models.resolve(path)
+        let experts = found.manifest.shape.experts
+        if let workers, workers > experts {
+            throw CommandError.usage("--workers \(workers): each needs an expert, and the model's layers have \(experts)")
+        }
         let context = found.manifest.shape.contextLength
         let longest = max(plan.longestSequence, hop ? decode + 1 : 0)
         guard longest <= context else {
@@ -175,49 +179,59 @@ struct BenchCommand: Command {
     ) throws -> BenchReport.Model {
         try tellMemory(model, plan)
         let machine = try RatesDuringBench(threads: threads, bytes: memoryBytes, repeats: plan.repeats)
-        var figures = try local(model, plan, threads: threads, readRate: machine.read(times:))
-        var cluster: ClusterFloor?
-        if let workers {
-            let each = max(threads / workers, 1)
-            let worker = try RatesDuringBench(threads: each, bytes: memoryBytes, repeats: plan.repeats)
-            worker.read(times: plan.repeats)
-            let seconds = try ClusterBench.seconds(
-                model: model, plan: plan, workers: workers, threads: each, compute: compute, weights: weights)
-            for index in figures.indices { figures[index].clusterSeconds = seconds[figures[index].name] }
-            worker.read(times: plan.repeats)
-            machine.read(times: plan.repeats)
-            cluster = ClusterFloor(
-                shares: ClusterBench.shares(of: model.manifest.shape.experts, workers: workers), one: worker.rates,
-                all: machine.rates)
+        guard let workers else {
+            let figures = try local(model, plan, threads: threads).run(readRate: machine.read(times:))
+            return report(model, machine, figures)
         }
-        return BenchReport.Model(
+        let each = max(threads / workers, 1)
+        let worker = try RatesDuringBench(threads: each, bytes: memoryBytes, repeats: plan.repeats)
+        let bench = try local(model, plan, threads: threads)
+        let figures = try ClusterBench.with(
+            model: model, plan: plan, workers: workers, threads: each, compute: compute, weights: weights
+        ) { cluster in
+            try bench.run(
+                readRate: { times in
+                    worker.read(times: times)
+                    return machine.read(times: times)
+                }, clusterSeconds: cluster.seconds)
+        }
+        return report(
+            model, machine, figures,
+            cluster: ClusterFloor(
+                shares: ClusterBench.shares(of: model.manifest.shape.experts, workers: workers), one: worker.rates,
+                all: machine.rates))
+    }
+
+    private func report(
+        _ model: ResolvedModel, _ machine: RatesDuringBench, _ figures: [ModelFigure], cluster: ClusterFloor? = nil
+    ) -> BenchReport.Model {
+        BenchReport.Model(
             path: self.model ?? model.manifestPath, name: model.manifest.name, weights: weights, rates: machine.rates,
             cluster: cluster, figures: figures)
     }
 
-    /// Says where the memory of the measurements goes, one after the other.
+    /// Says where the memory of the measurements goes: this process's, and beside it the workers'.
     ///
-    /// - Throws: `EngineError` `memory_insufficient` before minutes are spent on the first of them.
+    /// - Throws: `EngineError` `memory_insufficient` before minutes are spent on it.
     private func tellMemory(_ model: ResolvedModel, _ plan: ModelBenchPlan) throws {
-        let available = AvailableMemory(for: weights)
-        try MemoryPlan(
+        var available = AvailableMemory(for: weights)
+        let own = try MemoryPlan(
             manifest: model.manifest, shard: .whole(model.manifest.shape), pages: plan.pages, weightMemory: weights,
-            compute: compute, stepRows: plan.stepRows
-        ).tell(available)
+            compute: compute, stepRows: plan.stepRows)
+        try own.tell(available)
         guard let workers else { return }
+        available.bytes -= min(own.ownBytes, available.bytes)
         try ClusterBench.memory(
             model: model, plan: plan, workers: workers, compute: compute, weights: weights
         ).tell(available, of: "memory of the workers")
     }
 
-    /// In this process alone. The engine goes before workers come.
-    private func local(
-        _ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int, readRate: (_ times: Int) -> Double
-    ) throws -> [ModelFigure] {
+    /// What measures in this process alone.
+    private func local(_ model: ResolvedModel, _ plan: ModelBenchPlan, threads: Int) throws -> ModelBench {
         let manifest = model.manifest
         let engine = try Engine(
             manifest: manifest, store: model.store, shard: .whole(manifest.shape), pages: plan.pages, threads: threads,
             compute: compute, weightMemory: weights, logger: .notices)
-        return try ModelBench(runner: LocalRunner(engine: engine), plan: plan).run(readRate: readRate)
+        return ModelBench(runner: LocalRunner(engine: engine), plan: plan)
     }
 }

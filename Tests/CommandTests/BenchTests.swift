@@ -160,6 +160,22 @@ struct BenchTests {
         #expect(try parse("--model", "m", "--hop", "--batch", "2").plan.batch == [2])
     }
 
+    /// Turns of 10 and 20, 12 and 12, 30 and 45 seconds: 0.5, 1 and 2/3 of one process's rate.
+    @Test func workersAreComparedWithTheRunBesideTheirs() {
+        let figure = ClusterFigure(.batch(1), seconds: [20, 12, 45], own: [10, 12, 30])
+        #expect(figure.seconds == 20)
+        #expect(figure.ofOneProcess == 30.0 / 45)
+    }
+
+    @Test func moreWorkersThanExperts() async throws {
+        let folder = Folder()
+        let error = await #expect(throws: CommandError.self) {
+            try await report("--model", Self.demo, "--cache", folder.path, "--workers", "9")
+        }
+        #expect(error?.status == 64)
+        #expect(error?.message.contains("--workers 9") == true && error?.message.contains("8") == true)
+    }
+
     @Test func whatBindsIsTheLonger() {
         var work = StepWork()
         work.weightBytes = 300
@@ -231,6 +247,8 @@ struct BenchTests {
             #expect(hop[name]?.number ?? 0 > 0)
         }
         #expect(table.contains("26000 BYTES"))
+        #expect((hop["cold_frames_over_raw"] == nil) == (hop["two_processors_frames_over_raw"] == nil))
+        #expect(table.contains("cold caches") == (hop["cold_frames_over_raw"] != nil))
     }
 
     @Test func anImport() async throws {

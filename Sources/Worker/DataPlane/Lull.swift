@@ -24,6 +24,9 @@ struct SocketWatch {
         descriptors.withUnsafeMutableBufferPointer { poll($0.baseAddress, nfds_t($0.count), 0) != 0 }
     }
 
+    /// Whether bytes wait for room in a socket.
+    var areFull: Bool { connections.contains { $0.outgoingBytes > 0 } }
+
     /// Whether something had arrived on the connection at `index` when ``haveNews()`` looked.
     func hasNews(_ index: Int) -> Bool { descriptors[index].revents != 0 }
 }

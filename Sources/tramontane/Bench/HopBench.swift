@@ -3,6 +3,7 @@ import Glibc
 import Logging
 import NIOCore
 import NIOPosix
+import Synchronization
 import Transport
 import Wire
 import Worker
@@ -12,12 +13,17 @@ import Worker
 ///
 /// Where the two ends run decides as much as what they do: a processor that sleeps takes tens of microseconds to wake, and
 /// bytes that another processor wrote come from its caches. So both are measured with both ends on one processor, where only
-/// the work counts, and with each end on its own.
+/// the work counts, and with each end on its own; there also as in a step of a large model, where each end reads so much
+/// before it sends that nothing of the way is in its caches any more, while the other one sleeps.
 struct HopBench {
     /// A row of 6,144 float32 is 24,576 bytes; both ways carry this much.
     static let bytes = 26_000
     private static let warmUp = 200
     private static let rounds = 8
+    /// What an end reads before it sends, where caches are to be cold: more than they hold.
+    static let sweptBytes = 64 << 20
+    /// With cold caches a trip takes hundreds of times as long.
+    private static let tripsForEachSwept = 20
 
     /// Medians of the round trips, in microseconds.
     struct Trip {
@@ -28,35 +34,76 @@ struct HopBench {
     let oneProcessor: Trip
     /// Where the machine lets this process have two.
     let twoProcessors: Trip?
+    /// The same with cold caches, less the time of the reading that makes them so.
+    let cold: Trip?
     let trips: Int
     /// What a layer takes longer when its experts are on another worker; where a model was named.
     var remoteExpertMicroseconds: Double?
 
-    init(trips: Int) throws {
+    /// - Parameter sweptBytes: what each end reads to make its caches cold.
+    init(trips: Int, sweptBytes: Int = Self.sweptBytes) throws {
         self.trips = trips
         let processors = NUMANodes().usable.flatMap(\.processors)
         // The raw sockets' near end is this thread.
         defer { _ = runOnly(onProcessors: processors) }
-        oneProcessor = try Self.trip(trips: trips, near: processors[0], far: processors[0])
-        twoProcessors =
-            processors.count > 1 ? try Self.trip(trips: trips, near: processors[0], far: processors[1]) : nil
+        let (one, two) = (processors[0], processors.count > 1 ? processors[1] : nil)
+        oneProcessor = try Self.trip(Way(near: one, far: one), trips: trips)
+        twoProcessors = try two.map { try Self.trip(Way(near: one, far: $0), trips: trips) }
+        cold = try two.map {
+            try Self.trip(
+                Way(near: one, far: $0, sweptBytes: sweptBytes), trips: max(trips / Self.tripsForEachSwept, 1))
+        }
     }
 
-    /// - Parameters:
-    ///   - near: the processor of the end that asks.
-    ///   - far: that of the end that answers.
-    private static func trip(trips: Int, near: Int, far: Int) throws -> Trip {
+    private static func trip(_ way: Way, trips: Int) throws -> Trip {
         var raw: [Double] = []
         var frames: [Double] = []
         // In turns, since a processor's speed changes from one tenth of a second to the next.
         for round in 0..<rounds {
             let trips = trips * (round + 1) / rounds - trips * round / rounds
-            raw += try RawEcho.times(bytes: bytes, trips: trips, warmUp: warmUp, near: near, far: far)
+            let warmUp = min(warmUp, trips)
+            raw += try RawEcho.times(way, bytes: bytes, trips: trips, warmUp: warmUp)
             frames += try Background.wait {
-                try await FrameEcho.times(bytes: bytes, trips: trips, warmUp: warmUp, near: near, far: far)
+                try await FrameEcho.times(way, bytes: bytes, trips: trips, warmUp: warmUp)
             }
         }
         return Trip(raw: Median.of(raw), frames: Median.of(frames))
+    }
+
+    /// How the ends are.
+    fileprivate struct Way: Sendable {
+        /// The processor of the end that asks.
+        var near: Int
+        /// That of the end that answers.
+        var far: Int
+        /// What each end reads before it sends.
+        var sweptBytes = 0
+    }
+
+    /// Reads memory, each end its own, so that nothing else is in the caches.
+    fileprivate struct Sweep {
+        private let memory: MachineRates?
+
+        init(_ way: Way) throws {
+            memory = way.sweptBytes > 0 ? try MachineRates(threads: 1, bytes: way.sweptBytes) : nil
+        }
+
+        /// - Returns: what it took, in microseconds.
+        func callAsFunction() -> Double {
+            guard let memory else { return 0 }
+            let start = ContinuousClock.now
+            _ = memory.readBytesPerSecond()
+            return (ContinuousClock.now - start).microseconds
+        }
+    }
+
+    /// What the far end's sweeps took, which are no part of a trip.
+    fileprivate final class FarSweeps: Sendable {
+        private let times = Mutex<[Double]>([])
+
+        func add(_ microseconds: Double) { times.withLock { $0.append(microseconds) } }
+
+        func taken(from trips: [Double]) -> [Double] { times.withLock { zip(trips, $0).map { $0 - $1 } } }
     }
 
     /// Where the system does not let a thread move, it stays where it is.
@@ -73,14 +120,22 @@ struct HopBench {
             object.rounded("two_processors_data_plane_frames_microseconds", twoProcessors.frames)
             object.rounded("two_processors_frames_over_raw", twoProcessors.frames / twoProcessors.raw)
         }
+        if let cold {
+            object.rounded("cold_raw_sockets_microseconds", cold.raw)
+            object.rounded("cold_data_plane_frames_microseconds", cold.frames)
+            object.rounded("cold_frames_over_raw", cold.frames / cold.raw)
+        }
         if let remoteExpertMicroseconds {
             object.rounded("remote_expert_adds_microseconds", remoteExpertMicroseconds)
+            if let cold { object.rounded("remote_expert_over_cold_raw", remoteExpertMicroseconds / cold.raw) }
         }
     }
 
     var table: String {
         var rows = [["LOOPBACK, \(Self.bytes) BYTES EACH WAY", "MICROSECONDS", "OF RAW"]]
-        for (place, trip) in [("one processor", oneProcessor), ("two processors", twoProcessors)] {
+        for (place, trip) in [
+            ("one processor", oneProcessor), ("two processors", twoProcessors), ("two, cold caches", cold),
+        ] {
             guard let trip else { continue }
             rows.append(["raw blocking sockets, \(place)", Figure.fixed(trip.raw, 1), "1.00"])
             rows.append([
@@ -88,7 +143,10 @@ struct HopBench {
             ])
         }
         if let remoteExpertMicroseconds {
-            rows.append(["a layer's experts on another worker", Figure.fixed(remoteExpertMicroseconds, 1), ""])
+            rows.append([
+                "a layer's experts on another worker", Figure.fixed(remoteExpertMicroseconds, 1),
+                cold.map { Figure.fixed(remoteExpertMicroseconds / $0.raw, 2) } ?? "",
+            ])
         }
         return TextTable.columns(rows)
     }
@@ -101,18 +159,18 @@ extension Duration {
 /// Two threads and a connection with nothing between them and the kernel.
 private enum RawEcho {
     /// The calling thread is the near end, and is moved to its processor.
-    static func times(
-        bytes: Int, trips: Int, warmUp: Int, near nearProcessor: Int, far farProcessor: Int
-    ) throws -> [Double] {
-        HopBench.move(to: nearProcessor)
+    static func times(_ way: HopBench.Way, bytes: Int, trips: Int, warmUp: Int) throws -> [Double] {
+        HopBench.move(to: way.near)
+        let sweep = try HopBench.Sweep(way)
+        let farSweeps = HopBench.FarSweeps()
         let (near, far) = try connectedPair()
         defer { close(near) }
         let rounds = warmUp + trips
         let partner: Thread
         do {
             partner = try Thread {
-                HopBench.move(to: farProcessor)
-                echo(far, bytes: bytes, rounds: rounds)
+                HopBench.move(to: way.far)
+                echo(far, bytes: bytes, rounds: rounds, way, farSweeps)
             }
         } catch {
             close(far)
@@ -125,25 +183,30 @@ private enum RawEcho {
         defer { buffer.deallocate() }
         buffer.initializeMemory(as: UInt8.self, repeating: 1)
         var times: [Double] = []
-        for round in 0..<rounds {
+        for _ in 0..<rounds {
+            _ = sweep()
             let start = ContinuousClock.now
             guard transfer(buffer, { write(near, $0, $1) }), transfer(buffer, { read(near, $0, $1) }) else {
                 throw CommandError.failure("loopback: \(String(cString: strerror(errno)))")
             }
-            if round >= warmUp { times.append((ContinuousClock.now - start).microseconds) }
+            times.append((ContinuousClock.now - start).microseconds)
         }
-        return times
+        return Array(farSweeps.taken(from: times).dropFirst(warmUp))
     }
 
-    private static func echo(_ descriptor: CInt, bytes: Int, rounds: Int) {
+    private static func echo(
+        _ descriptor: CInt, bytes: Int, rounds: Int, _ way: HopBench.Way, _ sweeps: HopBench.FarSweeps
+    ) {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 64)
         defer {
             buffer.deallocate()
             close(descriptor)
         }
+        guard let sweep = try? HopBench.Sweep(way) else { return }
         for _ in 0..<rounds {
-            guard transfer(buffer, { read(descriptor, $0, $1) }), transfer(buffer, { write(descriptor, $0, $1) })
-            else { return }
+            guard transfer(buffer, { read(descriptor, $0, $1) }) else { return }
+            sweeps.add(sweep())
+            guard transfer(buffer, { write(descriptor, $0, $1) }) else { return }
         }
     }
 
@@ -221,17 +284,15 @@ private enum RawEcho {
 
 /// Two event loops and a connection as workers have them: `experts` frames one way, `expertResults` back.
 private enum FrameEcho {
-    static func times(
-        bytes: Int, trips: Int, warmUp: Int, near nearProcessor: Int, far farProcessor: Int
-    ) async throws -> [Double] {
+    static func times(_ way: HopBench.Way, bytes: Int, trips: Int, warmUp: Int) async throws -> [Double] {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
         let near = group.next()
         let far = group.next()
-        near.execute { HopBench.move(to: nearProcessor) }
-        far.execute { HopBench.move(to: farProcessor) }
+        near.execute { HopBench.move(to: way.near) }
+        far.execute { HopBench.move(to: way.far) }
         let result: Result<[Double], any Error>
         do {
-            result = .success(try await times(bytes: bytes, rounds: warmUp + trips, near: near, far: far))
+            result = .success(try await times(way, bytes: bytes, rounds: warmUp + trips, near: near, far: far))
         } catch {
             result = .failure(error)
         }
@@ -240,7 +301,7 @@ private enum FrameEcho {
     }
 
     private static func times(
-        bytes: Int, rounds: Int, near: any EventLoop, far: any EventLoop
+        _ way: HopBench.Way, bytes: Int, rounds: Int, near: any EventLoop, far: any EventLoop
     ) async throws -> [Double] {
         func identity(_ name: String) -> LocalIdentity {
             LocalIdentity(
@@ -249,17 +310,26 @@ private enum FrameEcho {
         }
         let nearLoop = try await DataLoop.open(on: near).get()
         let farLoop = try await DataLoop.open(on: far).get()
+        let nearSweep = try await near.submit { NIOLoopBound(try HopBench.Sweep(way), eventLoop: near) }.get()
+        let farSweep = try await far.submit { NIOLoopBound(try HopBench.Sweep(way), eventLoop: far) }.get()
+        let farSweeps = HopBench.FarSweeps()
         let listener = try await Listener.bind(
             host: "127.0.0.1", port: 0, acceptLoop: far, childLoop: far, identity: identity("far"),
             roles: [.workerData], logger: Logger(label: "tramontane.bench") { _ in SwiftLogNoOpLogHandler() },
-            accept: { connection throws(Failure) in Far(connection: connection, loop: farLoop.value) })
+            accept: { connection throws(Failure) in
+                Far(connection: connection, loop: farLoop.value, sweep: farSweep.value, sweeps: farSweeps)
+            })
         let done = near.makePromise(of: [Double].self)
         let connection = try await Connector.connect(
             host: "127.0.0.1", port: listener.port, on: near, identity: identity("near"),
-            makeDelegate: { Near(connection: $0, loop: nearLoop.value, bytes: bytes, rounds: rounds, done: done) })
+            makeDelegate: {
+                Near(
+                    connection: $0, loop: nearLoop.value, sweep: nearSweep.value, bytes: bytes, rounds: rounds,
+                    done: done)
+            })
         let result: Result<[Double], any Error>
         do {
-            result = .success(try await done.futureResult.get())
+            result = .success(farSweeps.taken(from: try await done.futureResult.get()))
         } catch {
             result = .failure(error)
         }
@@ -273,10 +343,12 @@ private enum FrameEcho {
     /// Reads, writes and waits as a worker's data plane does.
     private class End {
         private let loop: DataLoop
+        let sweep: HopBench.Sweep
         private var isAnswering = false
 
-        init(connection: Connection, loop: DataLoop) {
+        init(connection: Connection, loop: DataLoop, sweep: HopBench.Sweep) {
             self.loop = loop
+            self.sweep = sweep
             loop.add(connection)
             loop.work = {
                 defer { self.isAnswering = false }
@@ -295,7 +367,15 @@ private enum FrameEcho {
 
     /// Answers every request with as many bytes.
     private final class Far: End, ConnectionDelegate {
+        private let sweeps: HopBench.FarSweeps
+
+        init(connection: Connection, loop: DataLoop, sweep: HopBench.Sweep, sweeps: HopBench.FarSweeps) {
+            self.sweeps = sweeps
+            super.init(connection: connection, loop: loop, sweep: sweep)
+        }
+
         func received(_ frame: Frame, on connection: Connection) {
+            sweeps.add(sweep())
             frame.payload.withUnsafeReadableBytes {
                 connection.send(.expertResults, correlation: frame.correlation, body: $0) { _ in }
             }
@@ -310,16 +390,20 @@ private enum FrameEcho {
         private var times: [Double] = []
         private var start = ContinuousClock.now
 
-        init(connection: Connection, loop: DataLoop, bytes: Int, rounds: Int, done: EventLoopPromise<[Double]>) {
+        init(
+            connection: Connection, loop: DataLoop, sweep: HopBench.Sweep, bytes: Int, rounds: Int,
+            done: EventLoopPromise<[Double]>
+        ) {
             payload = ByteBuffer(repeating: 1, count: bytes)
             self.rounds = rounds
             self.done = done
-            super.init(connection: connection, loop: loop)
+            super.init(connection: connection, loop: loop, sweep: sweep)
             times.reserveCapacity(rounds)
             send(on: connection)
         }
 
         private func send(on connection: Connection) {
+            _ = sweep()
             start = ContinuousClock.now
             payload.withUnsafeReadableBytes {
                 connection.send(.experts, correlation: UInt64(times.count), body: $0) { _ in }

@@ -88,8 +88,8 @@ struct BenchCommand: Command {
 
     @Flag(
         help: """
-            Measure a round trip of 26,000 bytes over loopback: raw sockets, and frames as workers exchange them; with --model \
-            also what it adds to a layer that its experts are on another worker.
+            Measure a round trip of 26,000 bytes over loopback: raw sockets, and frames as workers exchange them, also with \
+            cold caches; with --model also what it adds to a layer that its experts are on another worker.
             """)
     var hop = false
 
@@ -138,7 +138,7 @@ struct BenchCommand: Command {
             report.model = try measure(found, plan, threads: threads, memoryBytes: memoryBytes)
         }
         if hop {
-            var hop = try HopBench(trips: 2_000 * repeats)
+            var hop = try HopBench(trips: 2_000 * repeats, sweptBytes: min(HopBench.sweptBytes, memoryBytes))
             hop.remoteExpertMicroseconds = try found.map {
                 try ClusterBench.remoteExpertMicroseconds(
                     model: $0, plan: plan, threads: max(threads / 2, 1), compute: compute, weights: weights)
@@ -163,7 +163,8 @@ struct BenchCommand: Command {
         let found = try models.resolve(path)
         let experts = found.manifest.shape.experts
         if let workers, workers > experts {
-            throw CommandError.usage("--workers \(workers): each needs an expert, and the model's layers have \(experts)")
+            throw CommandError.usage(
+                "--workers \(workers): each needs an expert, and the model's layers have \(experts)")
         }
         let context = found.manifest.shape.contextLength
         let longest = max(plan.longestSequence, hop ? decode + 1 : 0)

@@ -82,7 +82,8 @@ package struct Capacity: Sendable {
         throw TopologyError(
             code: "memory_insufficient",
             message: "\(needs.count) workers need \(weightsAreResident ? "\(weights) bytes of weights and " : "")"
-                + "\(cache) bytes of KV pages, but this machine has \(available); use fewer pages or workers")
+                + "\(cache) bytes of KV pages, but this machine has \(available); use fewer pages (--pages, --kv-memory) or workers"
+        )
     }
 
     /// Checks every worker's registered memory; 0 means that the worker set no limit.

@@ -4,22 +4,42 @@ import Testing
 @testable import tramontane
 
 struct LastWordsTests {
-    private func lastWords(_ lines: String...) throws -> String? {
+    private static let ready = "2026-11-28T13:47:48+0000 info worker-2: epoch=1 [Worker] shard ready"
+    private static let lost = "2026-11-28T13:47:49+0000 error worker-2: [Worker] no file descriptors"
+    private static let end = "tramontane: memory_insufficient: this worker needs more"
+    private static let crash = "*** Program crashed: Bus error at 0x0000000000002352 ***"
+
+    private func lastWords(_ lines: [String], after exit: ProcessExit?) throws -> String? {
         let log = FileManager.default.temporaryDirectory.appending(path: "last-words-\(UUID().uuidString)")
         defer { try? FileManager.default.removeItem(at: log) }
         try Data(lines.map { $0 + "\n" }.joined().utf8).write(to: log)
-        return StateDirectory.lastWords(of: log.path)
+        return StateDirectory.lastWords(of: log.path, after: exit)
     }
 
-    /// What a killed process logged before it was killed is not why.
-    @Test func whatWentBeforeIsNotTheReason() throws {
-        let ready = "2026-11-28T13:47:48+0000 info worker-2: epoch=1 [Worker] shard ready"
-        let lost = "2026-11-28T13:47:49+0000 error worker-2: [Worker] no file descriptors"
-        let end = "tramontane worker: memory_insufficient: this worker needs more"
-        #expect(try lastWords(ready) == nil)
-        #expect(try lastWords(lost, ready) == lost)
-        #expect(try lastWords(ready, lost, end, ready) == end)
-        #expect(try lastWords() == nil)
-        #expect(StateDirectory.lastWords(of: "/nowhere") == nil)
+    @Test func whoEndsByItselfSaysWhy() throws {
+        let exit = ProcessExit.status(1)
+        // What a library logs while the process goes down is not why.
+        #expect(try lastWords([Self.ready, Self.end, Self.lost], after: exit) == Self.end)
+        #expect(try lastWords([Self.lost, Self.ready], after: exit) == Self.lost)
+        #expect(try lastWords([Self.ready], after: exit) == nil)
+        #expect(try lastWords([], after: exit) == nil)
+        #expect(StateDirectory.lastWords(of: "/nowhere", after: exit) == nil)
+    }
+
+    @Test func aCrashHasItsReasonBeforeItsStacks() throws {
+        let stacks = (0..<300).map { "  \($0)  0x00007ffab2aa3f16 __futex_abstimed_wait_common + 198 in libc.so.6" }
+        let log = [Self.ready, Self.end, Self.crash] + stacks + ["Backtrace took 4.29s"]
+        #expect(try lastWords(log, after: .signal(7)) == Self.crash)
+        #expect(try lastWords([Self.ready, Self.lost], after: .signal(11)) == nil)
+    }
+
+    /// What a killed process logged before it was killed is not why; nor is what its predecessor died of.
+    @Test func whoIsKilledHasNoLastWords() throws {
+        #expect(try lastWords([Self.crash, Self.end, Self.ready, Self.lost], after: .signal(9)) == nil)
+    }
+
+    @Test func whoHasNotEndedHasTroubles() throws {
+        #expect(try lastWords([Self.ready, Self.lost, Self.ready], after: nil) == Self.lost)
+        #expect(try lastWords([Self.ready], after: nil) == nil)
     }
 }

@@ -117,7 +117,11 @@ struct RefusalTests {
                 "tokenizer", "embedding", "head", "layer 3 dense", "layer 5 expert 1",
                 "layer 0 expert 0, layer 1 expert 0, layer 2 expert 0, layer 3 expert 0 and 2 more",
             ])
-        #expect(VerifyReport.summary(bad: 1) == "1 bad blob; import the model again")
-        #expect(VerifyReport.summary(bad: 2) == "2 bad blobs; import the model again")
+        #expect(
+            VerifyReport.summary(bad: 1, store: "/s")
+                == "1 bad blob; remove it from /s/blobs, and import the model again")
+        #expect(
+            VerifyReport.summary(bad: 2, store: "/s")
+                == "2 bad blobs; remove them from /s/blobs, and import the model again")
     }
 }

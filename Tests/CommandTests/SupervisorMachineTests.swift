@@ -41,7 +41,7 @@ struct SupervisorMachineTests {
         let due = try #require(machine.deadline)
         #expect(machine.handle(.deadlinePassed, now: due - 1).isEmpty)
         let actions = machine.handle(.deadlinePassed, now: due)
-        guard case .logWithLastWords(_, of: "coordinator")? = actions.first else {
+        guard case .logWithLastWords(_, of: "coordinator", after: nil)? = actions.first else {
             Issue.record("nothing was said: \(actions)")
             return
         }
@@ -89,7 +89,9 @@ struct SupervisorMachineTests {
         var machine = serving()
         let actions = machine.handle(exited("a", Self.killed), now: 100)
         #expect(
-            actions == [.logWithLastWords("a died: \(Self.killed); it is started again in 1 s", of: "a")])
+            actions == [
+                .logWithLastWords("a died: \(Self.killed); it is started again in 1 s", of: "a", after: Self.killed)
+            ])
         #expect(machine.deadline == 1_100)
         #expect(machine.handle(.deadlinePassed, now: 1_099).isEmpty)
         #expect(
@@ -169,7 +171,8 @@ struct SupervisorMachineTests {
         let actions = machine.handle(exited("a", .status(1)), now: 1)
         #expect(
             actions == [
-                .logWithLastWords("a failed to start: \(ProcessExit.status(1))", of: "a"), .terminate(["coordinator"]),
+                .logWithLastWords("a failed to start: \(ProcessExit.status(1))", of: "a", after: .status(1)),
+                .terminate(["coordinator"]),
             ])
         #expect(machine.handle(exited("coordinator"), now: 2) == [.terminate(["b"])])
         #expect(machine.handle(exited("b"), now: 3) == [.end(status: 1)])

@@ -96,6 +96,11 @@ struct BenchCoordinatorCommand: Command {
             throw CommandError.usage(
                 "the model's vocabulary has \(shape.vocabulary) tokens, \(CoordinatorBench.Plan.vocabulary) are needed")
         }
+        guard hold || promptTokens + tokens <= shape.contextLength else {
+            throw CommandError.usage(
+                "streams of \(promptTokens + tokens) tokens were asked for, the model's context has \(shape.contextLength)"
+            )
+        }
         let letters = try LetterTokens(found.tokenizer())
         let coordinator = try CoordinatorProcess(
             arguments: [

@@ -136,6 +136,7 @@ struct BenchServeCommand: Command {
         guard !noStream || (goodputTtft == nil && goodputTpot == nil) else {
             throw ValidationError("--goodput-ttft and --goodput-tpot look at streams; leave --no-stream out")
         }
+        guard !saveDetailed || json else { throw ValidationError("--save-detailed adds to --json, which is missing") }
     }
 
     static func number(_ text: String, above least: Double, to most: Double) throws -> Double {

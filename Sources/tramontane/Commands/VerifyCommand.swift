@@ -6,7 +6,10 @@ struct VerifyCommand: Command {
     static let example = "tramontane verify mixtral --store /srv/tramontane"
     static let configuration = commandConfiguration(
         "verify", "Reads every blob of a model and compares it with its hash.",
-        "Names every blob that is missing, cut or altered and what it holds, and then ends with status 1.")
+        """
+        Names every blob that is missing, cut or altered and what it holds, and then ends with status 1. Importing the model \
+        again makes the blobs that are missing; one that is altered must be removed first.
+        """)
     static let settings: [Setting] = [.option("store")]
 
     @Argument(help: ArgumentHelp("A manifest's path, or a name in the store.", valueName: "model"))
@@ -36,7 +39,8 @@ struct VerifyCommand: Command {
             try StandardOutput.write("\(blob.sha256) \(parts): \(blob.error.message)\n")
         }
         guard bad.isEmpty else {
-            throw CommandError.failure("\(found.manifestPath): \(VerifyReport.summary(bad: bad.count))")
+            throw CommandError.failure(
+                "\(found.manifestPath): \(VerifyReport.summary(bad: bad.count, store: found.store.directory))")
         }
         let blobs = found.manifest.uniqueBlobs
         let bytes = blobs.reduce(UInt64(0)) { $0 &+ UInt64(clamping: $1.bytes) }
@@ -64,7 +68,10 @@ enum VerifyReport {
         return parts.count > 4 ? "\(named) and \(parts.count - 4) more" : named
     }
 
-    static func summary(bad count: Int) -> String {
-        "\(count) bad \(count == 1 ? "blob" : "blobs"); import the model again"
+    /// An import makes the blobs that are missing or of another size, and believes the others.
+    static func summary(bad count: Int, store: String) -> String {
+        count == 1
+            ? "1 bad blob; remove it from \(store)/blobs, and import the model again"
+            : "\(count) bad blobs; remove them from \(store)/blobs, and import the model again"
     }
 }

@@ -30,20 +30,26 @@ final class CoordinatorProcess {
             else { continue }
             return (try Address(parsing: report.http), try Address(parsing: report.listen))
         }
-        let words = StateDirectory.lastWords(of: log).map { ": \($0)" } ?? ""
-        throw CommandError.failure("the coordinator ended; see \(log)\(words)")
+        let exit = collect()
+        let words = StateDirectory.lastWords(of: log, after: exit).map { ": \($0)" } ?? ""
+        throw CommandError.failure("coordinator: \(exit); see \(log)\(words)")
     }
 
     /// Ends it, if it has not ended by itself.
     func stop() {
         guard !hasEnded else { return }
-        hasEnded = true
         kill(child.processID, SIGTERM)
+        if collect() == .status(0) { unlink(log) }
+    }
+
+    /// Waits until it has ended.
+    private func collect() -> ProcessExit {
+        hasEnded = true
         var status: Int32 = 0
         while waitpid(child.processID, &status, 0) < 0, errno == EINTR {}
         close(supervision.read)
         close(supervision.write)
         close(child.output)
-        if ProcessExit(waitStatus: status) == .status(0) { unlink(log) }
+        return ProcessExit(waitStatus: status)
     }
 }

@@ -36,16 +36,30 @@ struct StateDirectory {
         "\(path)/\(name).log"
     }
 
-    /// The last line of a log that tells of trouble, if it has any: one of a logger's at `info` and below is what a process did
-    /// before.
-    static func lastWords(of log: String) -> String? {
+    /// The line of a log that tells why its process has ended, if one does; without an end, the last that tells of trouble.
+    ///
+    /// What a logger said before is what the process did: only a process that ends by itself may have no better reason.
+    static func lastWords(of log: String, after exit: ProcessExit?) -> String? {
         guard let file = FileHandle(forReadingAtPath: log) else { return nil }
         defer { try? file.close() }
         let end = (try? file.seekToEnd()) ?? 0
-        try? file.seek(toOffset: end > 4096 ? end - 4096 : 0)
-        let tail = String(decoding: (try? file.readToEnd()) ?? Data(), as: UTF8.self)
-        return tail.split(whereSeparator: \.isNewline).last { !isEveryday($0) }.map(String.init)
+        try? file.seek(toOffset: end > lastBytes ? end - lastBytes : 0)
+        let lines = String(decoding: (try? file.readToEnd()) ?? Data(), as: UTF8.self).split(
+            whereSeparator: \.isNewline)
+        let words: Substring?
+        switch exit {
+        case .status: words = lines.last { $0.hasPrefix("tramontane") } ?? lines.last { !isEveryday($0) }
+        case .signal(SIGILL), .signal(SIGTRAP), .signal(SIGABRT), .signal(SIGBUS), .signal(SIGFPE), .signal(SIGSEGV):
+            words = lines.last { $0.hasPrefix("*** Program crashed") || $0.contains("Fatal error") }
+        // It was killed, and could say nothing.
+        case .signal: words = nil
+        case nil: words = lines.last { !isEveryday($0) }
+        }
+        return words.map(String.init)
     }
+
+    /// A crash's stacks follow its reason.
+    private static let lastBytes: UInt64 = 64 << 10
 
     /// Whether a line is `TIME LEVEL LABEL: …` of a level that needs nobody.
     private static func isEveryday(_ line: Substring) -> Bool {

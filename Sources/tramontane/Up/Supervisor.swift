@@ -116,12 +116,12 @@ final class Supervisor {
                 send(SIGKILL, to: names)
             case .log(let message):
                 say(message)
-            case .logWithLastWords(let message, let name):
+            case .logWithLastWords(let message, let name, let exit):
                 guard let log = directory?.log(of: name) else {
                     say(message)
                     continue
                 }
-                let words = StateDirectory.lastWords(of: log).map { ": \($0)" } ?? ""
+                let words = StateDirectory.lastWords(of: log, after: exit).map { ": \($0)" } ?? ""
                 say("\(message); see \(log)\(words)")
             case .end(let status):
                 state.isReady = false

@@ -31,8 +31,8 @@ struct SupervisorMachine {
         case terminate([String])
         case kill([String])
         case log(String)
-        /// The same, and what the process itself said last.
-        case logWithLastWords(String, of: String)
+        /// The same, and what the process itself said of its end or, where it has not ended, of its troubles.
+        case logWithLastWords(String, of: String, after: ProcessExit? = nil)
         case end(status: Int32)
     }
 
@@ -155,10 +155,11 @@ struct SupervisorMachine {
         case .idle, .ended:
             return []
         case .startingCoordinator, .startingWorkers:
-            return [.logWithLastWords("\(name) failed to start: \(exit)", of: name)] + stop(status: 1, now: now)
+            return [.logWithLastWords("\(name) failed to start: \(exit)", of: name, after: exit)]
+                + stop(status: 1, now: now)
         case .serving:
             if name == Self.coordinator {
-                return [.logWithLastWords("\(name) died: \(exit)", of: name)] + stop(status: 1, now: now)
+                return [.logWithLastWords("\(name) died: \(exit)", of: name, after: exit)] + stop(status: 1, now: now)
             }
             // Whoever asked it to end wanted it to be away.
             guard exit != .status(0) else {
@@ -170,7 +171,8 @@ struct SupervisorMachine {
                 return [.log("\(name): \(exit)")] + stop(status: status, now: now)
             }
             let away = sendAway(name, now: now)
-            return [.logWithLastWords("\(name) died: \(exit); it is started again in \(away / 1000) s", of: name)]
+            let message = "\(name) died: \(exit); it is started again in \(away / 1000) s"
+            return [.logWithLastWords(message, of: name, after: exit)]
         case .stoppingCoordinator(let status):
             let log = exit == .status(0) ? [] : [Action.log("\(name): \(exit)")]
             return log + (name == Self.coordinator ? stopWorkers(status, now: now) : [])

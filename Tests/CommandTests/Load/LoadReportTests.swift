@@ -115,7 +115,7 @@ struct LoadReportTests {
         ["--url", "http://h", "--rate", "0"], ["--url", "http://h", "--rate", "inf"],
         ["--url", "http://h", "--requests", "0"], ["--url", "http://h", "--shared-prefix", "200"],
         ["--url", "http://h", "--api-key", "a b"], ["--url", "http://h", "--api-key", "a", "--tenants", "2"],
-        ["--url", "http://h", "--no-stream", "--goodput-ttft", "1"], [],
+        ["--url", "http://h", "--no-stream", "--goodput-ttft", "1"], ["--url", "http://h", "--save-detailed"], [],
     ])
     func whatIsWrong(arguments: [String]) {
         let error = #expect(throws: (any Error).self) { _ = try BenchServeCommand.parse(arguments) }

@@ -248,6 +248,9 @@ struct BenchTests {
         }
         #expect(table.contains("26000 BYTES"))
         #expect((hop["cold_frames_over_raw"] == nil) == (hop["two_processors_frames_over_raw"] == nil))
+        for name in ["cold_raw_sockets_microseconds", "cold_data_plane_frames_microseconds"] {
+            if let time = hop[name] { #expect(time.number ?? 0 > 0) }
+        }
         #expect(table.contains("cold caches") == (hop["cold_frames_over_raw"] != nil))
     }
 

@@ -9,11 +9,14 @@ struct LastWordsTests {
     private static let end = "tramontane: memory_insufficient: this worker needs more"
     private static let crash = "*** Program crashed: Bus error at 0x0000000000002352 ***"
 
-    private func lastWords(_ lines: [String], after exit: ProcessExit?) throws -> String? {
+    private func lastWords(
+        _ lines: [String], ofPredecessor old: [String] = [], after exit: ProcessExit?
+    ) throws -> String? {
         let log = FileManager.default.temporaryDirectory.appending(path: "last-words-\(UUID().uuidString)")
         defer { try? FileManager.default.removeItem(at: log) }
-        try Data(lines.map { $0 + "\n" }.joined().utf8).write(to: log)
-        return StateDirectory.lastWords(of: log.path, after: exit)
+        let (old, new) = (Data(old.map { $0 + "\n" }.joined().utf8), Data(lines.map { $0 + "\n" }.joined().utf8))
+        try (old + new).write(to: log)
+        return StateDirectory.lastWords(of: log.path, from: UInt64(old.count), after: exit)
     }
 
     @Test func whoEndsByItselfSaysWhy() throws {
@@ -31,11 +34,21 @@ struct LastWordsTests {
         let log = [Self.ready, Self.end, Self.crash] + stacks + ["Backtrace took 4.29s"]
         #expect(try lastWords(log, after: .signal(7)) == Self.crash)
         #expect(try lastWords([Self.ready, Self.lost], after: .signal(11)) == nil)
+        // A trap says why itself, before the backtrace says where.
+        let trap = "Engine/Matrix.swift:12: Fatal error: Index out of range"
+        #expect(try lastWords([Self.ready, trap] + log, after: .signal(4)) == trap)
     }
 
     /// What a killed process logged before it was killed is not why; nor is what its predecessor died of.
     @Test func whoIsKilledHasNoLastWords() throws {
         #expect(try lastWords([Self.crash, Self.end, Self.ready, Self.lost], after: .signal(9)) == nil)
+    }
+
+    @Test(arguments: [ProcessExit.status(1), .signal(11), nil])
+    func aPredecessorsWordsAreItsOwn(exit: ProcessExit?) throws {
+        let old = [Self.lost, Self.crash, Self.end]
+        #expect(try lastWords([Self.ready], ofPredecessor: old, after: exit) == nil)
+        #expect(try lastWords(old, ofPredecessor: [Self.ready], after: exit) != nil)
     }
 
     @Test func whoHasNotEndedHasTroubles() throws {

@@ -19,7 +19,7 @@ package final class DataLoop {
 
     /// The event loop's own matters wait as long as this,
     private static let longestTask = TimeAmount.milliseconds(20)
-    /// and bytes for which a socket had no room as long as this: only the event loop learns that there is room again.
+    /// and bytes that could not be written as long as this: only the event loop learns that a socket has room again.
     private static let longestTaskWithFullSockets = TimeAmount.milliseconds(1)
 
     package let eventLoop: any EventLoop

@@ -24,7 +24,7 @@ struct SocketWatch {
         descriptors.withUnsafeMutableBufferPointer { poll($0.baseAddress, nfds_t($0.count), 0) != 0 }
     }
 
-    /// Whether bytes wait for room in a socket.
+    /// Whether bytes wait to be written: for room in a socket, when what was sent has been flushed.
     var areFull: Bool { connections.contains { $0.outgoingBytes > 0 } }
 
     /// Whether something had arrived on the connection at `index` when ``haveNews()`` looked.

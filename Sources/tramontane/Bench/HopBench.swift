@@ -20,8 +20,8 @@ struct HopBench {
     static let bytes = 26_000
     private static let warmUp = 200
     private static let rounds = 8
-    /// What an end reads before it sends, where caches are to be cold: more than they hold.
-    static let sweptBytes = 64 << 20
+    /// What an end reads before it sends, where caches are to be cold: twice what they hold, and at least 64 MiB.
+    static let sweptBytes = max(64 << 20, 2 * min(MachineDescription().largestCacheBytes, 1 << 40))
     /// With cold caches a trip takes hundreds of times as long.
     private static let tripsForEachSwept = 20
 
@@ -36,6 +36,7 @@ struct HopBench {
     let twoProcessors: Trip?
     /// The same with cold caches, less the time of the reading that makes them so.
     let cold: Trip?
+    let sweptBytes: Int
     let trips: Int
     /// What a layer takes longer when its experts are on another worker; where a model was named.
     var remoteExpertMicroseconds: Double?
@@ -43,6 +44,7 @@ struct HopBench {
     /// - Parameter sweptBytes: what each end reads to make its caches cold.
     init(trips: Int, sweptBytes: Int = Self.sweptBytes) throws {
         self.trips = trips
+        self.sweptBytes = sweptBytes
         let processors = NUMANodes().usable.flatMap(\.processors)
         // The raw sockets' near end is this thread.
         defer { _ = runOnly(onProcessors: processors) }
@@ -60,8 +62,8 @@ struct HopBench {
         var frames: [Double] = []
         // In turns, since a processor's speed changes from one tenth of a second to the next.
         for round in 0..<rounds {
-            let trips = trips * (round + 1) / rounds - trips * round / rounds
-            let warmUp = min(warmUp, trips)
+            let trips = max(trips * (round + 1) / rounds - trips * round / rounds, 1)
+            let warmUp = way.sweptBytes > 0 ? 2 : warmUp
             raw += try RawEcho.times(way, bytes: bytes, trips: trips, warmUp: warmUp)
             frames += try Background.wait {
                 try await FrameEcho.times(way, bytes: bytes, trips: trips, warmUp: warmUp)
@@ -121,6 +123,7 @@ struct HopBench {
             object.rounded("two_processors_frames_over_raw", twoProcessors.frames / twoProcessors.raw)
         }
         if let cold {
+            object.number("cold_bytes_read_before", sweptBytes)
             object.rounded("cold_raw_sockets_microseconds", cold.raw)
             object.rounded("cold_data_plane_frames_microseconds", cold.frames)
             object.rounded("cold_frames_over_raw", cold.frames / cold.raw)

@@ -89,7 +89,7 @@ final class LocalCluster: Sendable {
             self.lanes = lanes
             self.driver = driver
         } catch {
-            try await Self.stop(tasks, listener, group)
+            try? await Self.stop(tasks, listener, group)
             throw error
         }
         self.listener = listener
@@ -121,9 +121,9 @@ final class LocalCluster: Sendable {
             case .failed(let failure): throw failure
             case .ready: continue
             }
-            if registered.count == names.count { break }
+            if registered.count == names.count { return names.compactMap { registered[$0] } }
         }
-        return names.compactMap { registered[$0] }
+        throw CancellationError()
     }
 
     /// Returns when all have loaded their shards.
@@ -162,6 +162,7 @@ final class LocalCluster: Sendable {
             }
             if waiting == 0 { return }
         }
+        throw CancellationError()
     }
 
     /// Ends the workers.

@@ -39,8 +39,9 @@ struct VerifyCommand: Command {
             try StandardOutput.write("\(blob.sha256) \(parts): \(blob.error.message)\n")
         }
         guard bad.isEmpty else {
-            throw CommandError.failure(
-                "\(found.manifestPath): \(VerifyReport.summary(bad: bad.count, store: found.store.directory))")
+            let summary = VerifyReport.summary(
+                bad: bad.count, altered: bad.count { $0.error.code == "blob_altered" }, store: found.store.directory)
+            throw CommandError.failure("\(found.manifestPath): \(summary)")
         }
         let blobs = found.manifest.uniqueBlobs
         let bytes = blobs.reduce(UInt64(0)) { $0 &+ UInt64(clamping: $1.bytes) }
@@ -69,9 +70,8 @@ enum VerifyReport {
     }
 
     /// An import makes the blobs that are missing or of another size, and believes the others.
-    static func summary(bad count: Int, store: String) -> String {
-        count == 1
-            ? "1 bad blob; remove it from \(store)/blobs, and import the model again"
-            : "\(count) bad blobs; remove them from \(store)/blobs, and import the model again"
+    static func summary(bad count: Int, altered: Int, store: String) -> String {
+        let remove = altered > 0 ? "remove what was altered from \(store)/blobs, then " : ""
+        return "\(count) bad \(count == 1 ? "blob" : "blobs"); \(remove)import the model again"
     }
 }

@@ -6,6 +6,8 @@ struct ChildProcess {
     let processID: pid_t
     /// The reading end of its standard output, for a child that reports there; -1 otherwise.
     let output: Int32
+    /// Bytes of its log that were there before it.
+    let logBegin: UInt64
 
     /// Starts a child in this process's group.
     ///
@@ -29,6 +31,8 @@ struct ChildProcess {
         defer { if let output { close(output.write) } }
         let flags = O_WRONLY | O_CREAT | O_APPEND | (continuesLog ? 0 : O_TRUNC)
         posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        var logStatus = stat()
+        let logBegin = continuesLog && log.map({ stat($0, &logStatus) }) == 0 ? UInt64(clamping: logStatus.st_size) : 0
         if let log { posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log, flags, 0o644) }
         posix_spawn_file_actions_adddup2(&actions, output?.write ?? STDERR_FILENO, STDOUT_FILENO)
         posix_spawn_file_actions_adddup2(&actions, supervision, Supervision.descriptor)
@@ -53,7 +57,7 @@ struct ChildProcess {
             if let output { close(output.read) }
             throw error(name, status)
         }
-        return ChildProcess(name: name, processID: processID, output: output?.read ?? -1)
+        return ChildProcess(name: name, processID: processID, output: output?.read ?? -1, logBegin: logBegin)
     }
 
     private static func error(_ name: String, _ number: Int32) -> CommandError {

@@ -7,7 +7,8 @@ final class CoordinatorProcess {
     private let supervision: (read: Int32, write: Int32)
     private let log: String
     private var lines: LineReader
-    private var hasEnded = false
+    /// Nil as long as nobody has waited for its end.
+    private var exit: ProcessExit?
 
     var processID: pid_t { child.processID }
 
@@ -37,19 +38,21 @@ final class CoordinatorProcess {
 
     /// Ends it, if it has not ended by itself.
     func stop() {
-        guard !hasEnded else { return }
+        guard exit == nil else { return }
         kill(child.processID, SIGTERM)
         if collect() == .status(0) { unlink(log) }
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended, which it does when the supervision's pipe is closed, if not before.
     private func collect() -> ProcessExit {
-        hasEnded = true
+        if let exit { return exit }
+        close(supervision.write)
         var status: Int32 = 0
         while waitpid(child.processID, &status, 0) < 0, errno == EINTR {}
         close(supervision.read)
-        close(supervision.write)
         close(child.output)
-        return ProcessExit(waitStatus: status)
+        let exit = ProcessExit(waitStatus: status)
+        self.exit = exit
+        return exit
     }
 }

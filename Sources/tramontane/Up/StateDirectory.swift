@@ -39,18 +39,20 @@ struct StateDirectory {
     /// The line of a log that tells why its process has ended, if one does; without an end, the last that tells of trouble.
     ///
     /// What a logger said before is what the process did: only a process that ends by itself may have no better reason.
-    static func lastWords(of log: String, after exit: ProcessExit?) -> String? {
+    ///
+    /// - Parameter begin: bytes of the log that are a predecessor's.
+    static func lastWords(of log: String, from begin: UInt64 = 0, after exit: ProcessExit?) -> String? {
         guard let file = FileHandle(forReadingAtPath: log) else { return nil }
         defer { try? file.close() }
         let end = (try? file.seekToEnd()) ?? 0
-        try? file.seek(toOffset: end > lastBytes ? end - lastBytes : 0)
+        try? file.seek(toOffset: max(begin, end > lastBytes ? end - lastBytes : 0))
         let lines = String(decoding: (try? file.readToEnd()) ?? Data(), as: UTF8.self).split(
             whereSeparator: \.isNewline)
         let words: Substring?
         switch exit {
         case .status: words = lines.last { $0.hasPrefix("tramontane") } ?? lines.last { !isEveryday($0) }
         case .signal(SIGILL), .signal(SIGTRAP), .signal(SIGABRT), .signal(SIGBUS), .signal(SIGFPE), .signal(SIGSEGV):
-            words = lines.last { $0.hasPrefix("*** Program crashed") || $0.contains("Fatal error") }
+            words = lines.last { $0.contains("Fatal error") } ?? lines.last { $0.hasPrefix("*** Program crashed") }
         // It was killed, and could say nothing.
         case .signal: words = nil
         case nil: words = lines.last { !isEveryday($0) }

@@ -121,7 +121,8 @@ final class Supervisor {
                     say(message)
                     continue
                 }
-                let words = StateDirectory.lastWords(of: log, after: exit).map { ": \($0)" } ?? ""
+                let begin = children.first { $0.name == name }?.logBegin ?? 0
+                let words = StateDirectory.lastWords(of: log, from: begin, after: exit).map { ": \($0)" } ?? ""
                 say("\(message); see \(log)\(words)")
             case .end(let status):
                 state.isReady = false

@@ -165,6 +165,7 @@ private enum RawEcho {
     static func times(_ way: HopBench.Way, bytes: Int, trips: Int, warmUp: Int) throws -> [Double] {
         HopBench.move(to: way.near)
         let sweep = try HopBench.Sweep(way)
+        let farSweep = Mutex(try HopBench.Sweep(way))
         let farSweeps = HopBench.FarSweeps()
         let (near, far) = try connectedPair()
         defer { close(near) }
@@ -173,7 +174,7 @@ private enum RawEcho {
         do {
             partner = try Thread {
                 HopBench.move(to: way.far)
-                echo(far, bytes: bytes, rounds: rounds, way, farSweeps)
+                echo(far, bytes: bytes, rounds: rounds) { farSweeps.add(farSweep.withLock { $0() }) }
             }
         } catch {
             close(far)
@@ -197,18 +198,15 @@ private enum RawEcho {
         return Array(farSweeps.taken(from: times).dropFirst(warmUp))
     }
 
-    private static func echo(
-        _ descriptor: CInt, bytes: Int, rounds: Int, _ way: HopBench.Way, _ sweeps: HopBench.FarSweeps
-    ) {
+    private static func echo(_ descriptor: CInt, bytes: Int, rounds: Int, sweep: () -> Void) {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 64)
         defer {
             buffer.deallocate()
             close(descriptor)
         }
-        guard let sweep = try? HopBench.Sweep(way) else { return }
         for _ in 0..<rounds {
             guard transfer(buffer, { read(descriptor, $0, $1) }) else { return }
-            sweeps.add(sweep())
+            sweep()
             guard transfer(buffer, { write(descriptor, $0, $1) }) else { return }
         }
     }

@@ -24,6 +24,7 @@ let nioHTTPTypesHTTP1: Target.Dependency = .product(name: "NIOHTTPTypesHTTP1", p
 let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
 let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
 let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdCore: Target.Dependency = .product(name: "HummingbirdCore", package: "hummingbird")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 
@@ -78,9 +79,8 @@ let package = Package(
         target(
             "Gateway",
             [
-                "Coordinator", "ModelStore", "Tokenizer", "Transport", "Prometheus", hummingbird, httpTypes,
-                coreMetrics,
-                nioCore, nioPosix, nioHTTP1, nioHTTPTypes, logging, serviceLifecycle,
+                "Coordinator", "ModelStore", "Tokenizer", "Transport", "Prometheus", hummingbird, hummingbirdCore,
+                httpTypes, coreMetrics, nioCore, nioPosix, nioHTTP1, nioHTTPTypes, logging, serviceLifecycle,
             ]),
         target("TramontaneClient", ["Wire", "Transport", nioCore, nioPosix]),
         .executableTarget(name: "ChatExample", dependencies: ["TramontaneClient"], swiftSettings: swiftSettings),

@@ -21,7 +21,7 @@ TABLE = {
     "Transport": {"Wire", "NIOCore", "NIOPosix"},
     "Worker": {"Engine", "Transport", "Prometheus"},
     "Coordinator": {"Placement", "Transport", "Tokenizer", "Prometheus"},
-    "Gateway": {"Coordinator", "Hummingbird", "HTTPTypes", "NIOHTTP1", "NIOHTTPTypes"},
+    "Gateway": {"Coordinator", "Hummingbird", "HummingbirdCore", "HTTPTypes", "NIOHTTP1", "NIOHTTPTypes"},
     "TramontaneClient": {"Wire", "Transport"},
     "tramontane": {"Worker", "Gateway", "TramontaneClient", "ArgumentParser", "Yams"},
     "ChatExample": {"TramontaneClient"},

@@ -16,9 +16,10 @@ package final class Gateway: Service {
         package var bodyLimitBytes = 4 << 20
         /// Connections at once; more wait in the kernel's backlog.
         package var maximumConnections = 1024
-        /// A connection without a request for so long is closed.
+        /// A connection without another request for so long is closed.
         package var idleTimeoutSeconds: Int64 = 75
-        /// A request whose head makes no progress for so long is answered with 408 and its connection closed.
+        /// A request whose head makes no progress for so long is answered with 408 and its connection closed; one that has
+        /// sent nothing at all is closed.
         package var headTimeoutSeconds: Int64 = 10
         /// The same of a body.
         package var bodyTimeoutSeconds: Int64 = 30

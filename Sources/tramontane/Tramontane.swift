@@ -31,6 +31,7 @@ struct Tramontane: ParsableCommand {
 
     /// Runs a command on the main thread, which is not one of Swift's cooperative pool: commands may block and compute.
     static func main() {
+        BusErrorReason.announce()
         let arguments = Array(CommandLine.arguments.dropFirst())
         do {
             let environment = ProcessInfo.processInfo.environment

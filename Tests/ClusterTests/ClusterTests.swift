@@ -19,6 +19,18 @@ struct DemoStore: Sendable {
         try Store(directory: directory.appending(path: "store").path).loadManifest(path: model)
     }
 
+    func blob(_ sha256: String) -> URL {
+        directory.appending(path: "store").appending(path: "blobs").appending(path: sha256)
+    }
+
+    /// A store of its own, which a test may damage.
+    func copied(to directory: URL) throws -> DemoStore {
+        let store = directory.appending(path: "store")
+        try FileManager.default.copyItem(at: self.directory.appending(path: "store"), to: store)
+        let manifest = store.appending(path: "manifests").appending(path: URL(filePath: model).lastPathComponent)
+        return DemoStore(model: manifest.path, directory: directory)
+    }
+
     static func required() throws -> DemoStore {
         try #require(current, "the suite has no demo store")
     }

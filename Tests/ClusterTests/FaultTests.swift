@@ -54,21 +54,58 @@ extension ClusterTests {
             }
         }
 
+        /// The model's files are cut while its worker has them mapped: the process says so, and the request hears of it.
+        @Test func cutBlobs() async throws {
+            let demo = try DemoStore.required()
+            let directory = try temporaryDirectory()
+            defer { try? FileManager.default.removeItem(at: directory) }
+            let copy = try demo.copied(to: directory)
+            let state = directory.appending(path: "state")
+            try FileManager.default.createDirectory(at: state, withIntermediateDirectories: true)
+            let cluster = try await DemoStore.$current.withValue(copy) {
+                try await Cluster.start(.even(stages: 1, workers: 1), state: state)
+            }
+            for layer in try copy.manifest().layers {
+                for blob in layer.experts {
+                    #expect(truncate(copy.blob(blob.sha256).path, 0) == 0)
+                }
+            }
+            let answer = try await cluster.post("/v1/completions", #"{"prompt": "x", "max_tokens": 2}"#)
+            #expect(answer["error"]?["code"]?.string == "worker_lost", "\(answer)")
+            let log = state.appending(path: "worker-0.log")
+            try await eventually("the worker says why") {
+                try String(contentsOf: log, encoding: .utf8).contains("tramontane: bus error: a mapped file was cut")
+            }
+            await cluster.stop()
+        }
+
+        /// `up` cannot write down what runs, as on a full disk: it says so, and goes on starting workers.
+        @Test func unwritableState() async throws {
+            let state = try temporaryDirectory()
+            defer { try? FileManager.default.removeItem(at: state) }
+            let cluster = try await Cluster.start(.even(stages: 1, workers: 1), state: state)
+            let inTheWay = state.appending(path: "cluster.json.new")
+            try FileManager.default.createDirectory(at: inTheWay, withIntermediateDirectories: false)
+            let victim = try #require(try await cluster.status().workers.first)
+            kill(victim.processId, SIGKILL)
+            try await eventually("\(victim.name) is back") {
+                try await cluster.status().workers.contains { $0.state == "ready" && $0.processId != victim.processId }
+            }
+            #expect(try String(contentsOf: state.appending(path: "up.log"), encoding: .utf8).contains(inTheWay.path))
+            await cluster.stop()
+        }
+
         /// One bit of one expert differs on disk: the worker that needs it names the blob, and nothing is served.
         @Test func alteredBlob() async throws {
             let demo = try DemoStore.required()
             let directory = try temporaryDirectory()
             defer { try? FileManager.default.removeItem(at: directory) }
-            let store = directory.appending(path: "store")
-            try FileManager.default.copyItem(at: demo.directory.appending(path: "store"), to: store)
+            let altered = try demo.copied(to: directory)
             let blob = try demo.manifest().layers[1].experts[3].sha256
-            let file = store.appending(path: "blobs").appending(path: blob)
+            let file = altered.blob(blob)
             var bytes = try Data(contentsOf: file)
             bytes[bytes.count / 2] ^= 1
             try bytes.write(to: file)
-            let name = URL(filePath: demo.model).lastPathComponent
-            let manifest = store.appending(path: "manifests").appending(path: name)
-            let altered = DemoStore(model: manifest.path, directory: directory)
             let state = directory.appending(path: "state")
             try FileManager.default.createDirectory(at: state, withIntermediateDirectories: true)
             let error = try await #require(throws: Cluster.Unserved.self) {

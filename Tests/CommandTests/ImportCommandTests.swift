@@ -27,6 +27,7 @@ struct ImportCommandTests {
         (["--synthetic", "mini", "--quantize", "q8_0"], "--quantize is for a source; --synthetic takes --type"),
         (["model.gguf", "--layers", "3"], "--layers is for --synthetic"),
         (["model.gguf", "--type", "q8_0"], "--type is for --synthetic"),
+        (["model.gguf", "--seed", "5"], "--seed is for --synthetic"),
         (["--synthetic", "7b"], "7b is unknown; allowed are 8x22b, 8x7b, mini"),
         (["--synthetic", "mini", "--type", "q2_K"], "q2_K is unknown; allowed are f32, f16, bf16, q8_0, q4_0, q4_K"),
         (["--synthetic", "mini", "--layers", "-1"], "-1 is not a whole number from 1 to 65535"),

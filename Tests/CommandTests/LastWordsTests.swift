@@ -32,11 +32,18 @@ struct LastWordsTests {
     @Test func aCrashHasItsReasonBeforeItsStacks() throws {
         let stacks = (0..<300).map { "  \($0)  0x00007ffab2aa3f16 __futex_abstimed_wait_common + 198 in libc.so.6" }
         let log = [Self.ready, Self.end, Self.crash] + stacks + ["Backtrace took 4.29s"]
-        #expect(try lastWords(log, after: .signal(7)) == Self.crash)
+        #expect(try lastWords(log, after: .signal(8)) == Self.crash)
         #expect(try lastWords([Self.ready, Self.lost], after: .signal(11)) == nil)
         // A trap says why itself, before the backtrace says where.
         let trap = "Engine/Matrix.swift:12: Fatal error: Index out of range"
         #expect(try lastWords([Self.ready, trap] + log, after: .signal(4)) == trap)
+    }
+
+    @Test func aBusErrorSaysWhatItMeans() throws {
+        let words = BusErrorReason.line.description.split(separator: "\n").map(String.init)
+        #expect(words.count == 1)
+        #expect(try lastWords([Self.end] + words + [Self.lost], after: .signal(7)) == words[0])
+        #expect(try lastWords([Self.end, Self.lost], after: .signal(7)) == nil)
     }
 
     /// What a killed process logged before it was killed is not why; nor is what its predecessor died of.

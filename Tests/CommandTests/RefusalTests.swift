@@ -50,11 +50,25 @@ struct RefusalTests {
 
     @Test(arguments: [
         (["chat", "--model", "m", "--api-key", "k"], "--api-key is for a cluster; --cluster HOST:PORT is missing"),
+        (["score", "--model", "m", "--api-key", "k"], "--api-key is for a cluster; --cluster HOST:PORT is missing"),
         (["chat", "--cluster", "127.0.0.1:7000", "--api-key", "a b"], "characters of ASCII without spaces are wanted"),
     ])
     func keysThatNobodyCanBeSent(arguments: [String], says: String) throws {
         let line = try refusal(arguments)
         #expect(line.contains(says), "\(line)")
+    }
+
+    /// What its workers would refuse, after the coordinator has started.
+    @Test func workersMetricsAtEveryAddress() throws {
+        let line = try refusal(["up", "--model", "m", "--workers", "2", "--worker-metrics", "0.0.0.0:9100"])
+        #expect(line.hasPrefix("--worker-metrics 0.0.0.0:9100 is every address of this machine"), "\(line)")
+    }
+
+    @Test func workersDoNotMeasureContexts() throws {
+        let bench = ["bench", "--model", "m", "--workers", "2", "--context", "1024"]
+        let line = try refusal(bench)
+        #expect(line.hasPrefix("--workers measures prompts and batches; --prefill or --batch is missing"), "\(line)")
+        _ = try Tramontane.command(for: bench + ["--batch", "1"], environment: [:])
     }
 
     @Test func aMisspeltOptionComesBeforeWhatIsMissingThen() throws {

@@ -89,7 +89,11 @@ import Testing
         let other = try directory.write([1, 2, 3, 4, 5], "weights.bin")
         let empty = try directory.write([], "empty.gguf")
         let odd = try directory.write([1, 2, 3, 4], "odd-00001-of-00000.gguf")
+        // Nobody writes into it: who waited for that would wait for ever.
+        let pipe = "\(directory.path)/pipe.gguf"
+        #expect(mkfifo(pipe, 0o600) == 0)
         for (path, code) in [
+            (pipe, "file_unreadable"),
             ("\(directory.path)/none.gguf", "file_missing"), (other, "format_unknown"), (empty, "format_unknown"),
             (odd, "format_unknown"),
             (directory.path, "file_missing"), ("no-such-model-\(UUID())", "model_unknown"),

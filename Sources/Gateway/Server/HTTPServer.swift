@@ -59,7 +59,7 @@ final class HTTPServer: Sendable {
                         maxHeaderFieldCount: ConnectionGuard.headFields))),
             configuration: ApplicationConfiguration(
                 address: .hostname(configuration.host, port: configuration.port), serverName: "tramontane",
-                availableConnectionsDelegate: .maximum(configuration.maximumConnections, logger: logger)),
+                availableConnectionsDelegate: ConnectionLimit(configuration.maximumConnections, logger: logger)),
             onServerRunning: { [bound] channel in
                 guard let address = channel.localAddress, let host = address.ipAddress, let port = address.port else {
                     return bound.fail(Gateway.AddressError(description: "the listener has no address"))

@@ -7,9 +7,9 @@ import NIOCore
 /// is being answered.
 struct RequestPatience {
     struct Limits: Sendable {
-        /// Between two requests, and before the first.
+        /// Between two requests.
         var idle: TimeAmount
-        /// Longest silence in the middle of a head. However steadily it drips, a whole head has six times as long.
+        /// Longest silence before the first request, and in the middle of a head. However steadily it drips, a whole head has six times as long.
         var head: TimeAmount
         /// Longest silence in the middle of a body.
         var body: TimeAmount
@@ -30,6 +30,7 @@ struct RequestPatience {
 
     let limits: Limits
     private var reading = Reading.nothing
+    private var isUnused = true
     /// Heads read, less answers given. HTTP/1 answers in order.
     private var unanswered = 0
     private var lastProgress: NIODeadline
@@ -50,7 +51,7 @@ struct RequestPatience {
     /// When the client has been waited for long enough; nil while nothing is due from it.
     var deadline: NIODeadline? {
         switch reading {
-        case .nothing: unanswered == 0 ? lastProgress + limits.idle : nil
+        case .nothing: unanswered == 0 ? lastProgress + (isUnused ? limits.head : limits.idle) : nil
         case .head(let since): unanswered == 0 ? min(lastProgress + limits.head, since + limits.head * 6) : nil
         case .body: unanswered <= 1 ? lastProgress + limits.body : nil
         }
@@ -67,6 +68,7 @@ struct RequestPatience {
 
     /// Bytes arrived. Where no request is being read, they are the beginning of one.
     mutating func arrived(now: NIODeadline) {
+        isUnused = false
         lastProgress = now
         if case .nothing = reading { reading = .head(since: now) }
     }

@@ -13,7 +13,8 @@ final class SourceFile: Sendable {
 
     /// - Throws: ``ModelError`` `file_missing` or `file_unreadable`.
     init(path: String) throws {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        // A pipe without a writer is refused like any other, not waited for.
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else { throw Self.failure(path, errno) }
         var status = stat()
         guard fstat(descriptor, &status) == 0 else {

@@ -21,7 +21,7 @@ package final class MappedBlob: @unchecked Sendable {
     }
 
     init(path: String, reference: BlobReference) throws {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else {
             throw errno == ENOENT
                 ? ModelError(.blobMissing, "the blob is missing", file: path) : SourceFile.failure(path, errno)

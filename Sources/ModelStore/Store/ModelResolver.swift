@@ -54,8 +54,14 @@ package enum ModelResolver {
                 .modelUnknown, "no such file, directory or model", field: name,
                 limit: known.isEmpty
                     ? "a path; the store \(store.directory) has no models"
-                    : "a path or one of \(known.prefix(8).joined(separator: ", "))")
+                    : "a path or one of \(listed(known))")
         }
         return try load(path, store)
+    }
+
+    /// The first few, and how many there are beside them.
+    private static func listed(_ names: [String]) -> String {
+        let (shown, more) = (names.prefix(8).joined(separator: ", "), names.count - 8)
+        return more > 0 ? "\(shown) and \(more) more" : shown
     }
 }

@@ -119,6 +119,9 @@ struct BenchCommand: Command {
         guard workers == nil || model != nil else {
             throw ValidationError("--workers measures a model; --model PATH is missing")
         }
+        guard workers == nil || context.isEmpty || !prefill.isEmpty || !batch.isEmpty else {
+            throw ValidationError("--workers measures prompts and batches; --prefill or --batch is missing")
+        }
     }
 
     func run() throws {

@@ -46,9 +46,7 @@ struct ChatCommand: Command {
         guard (model == nil) != (cluster == nil) else {
             throw ValidationError("one of --cluster HOST:PORT and --model PATH is wanted")
         }
-        guard apiKey == nil || cluster != nil else {
-            throw ValidationError("--api-key is for a cluster; --cluster HOST:PORT is missing")
-        }
+        try APIKey.check(apiKey, isForCluster: cluster != nil)
     }
 
     func run() throws {

@@ -81,6 +81,7 @@ struct ImportCommand: Command {
             guard source != nil else { throw ValidationError("a source is missing, or --synthetic") }
             for (option, isGiven) in [
                 ("--layers", layers != nil), ("--unique-layers", uniqueLayers != nil), ("--type", type != nil),
+                ("--seed", seed != nil),
             ] where isGiven {
                 throw ValidationError("\(option) is for --synthetic")
             }

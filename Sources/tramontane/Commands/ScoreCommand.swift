@@ -17,7 +17,10 @@ struct ScoreCommand: Command {
         Numbers read back to the same bits. A line that is wrong is answered by {"error": …}, and the status is 1 at the end.
         """)
     static let settings: [Setting] =
-        [.option("model", alternatives: ["cluster"]), .option("cluster", alternatives: ["model"]), .option("top")]
+        [
+            .option("model", alternatives: ["cluster"]), .option("cluster", alternatives: ["model"]), .option("top"),
+            .option("api-key"),
+        ]
         + ModelOptions.settings + EngineOptions.settings
 
     @Option(help: ArgumentHelp("A manifest, a GGUF file, a safetensors directory or a stored name.", valueName: "path"))
@@ -34,6 +37,9 @@ struct ScoreCommand: Command {
         transform: { try NumberParsing.count($0, 0...1_048_576) })
     var top = 8
 
+    @Option(help: ArgumentHelp("For a cluster with a list of tenants.", valueName: "key"), transform: APIKey.sendable)
+    var apiKey: String?
+
     @OptionGroup var engine: EngineOptions
     @OptionGroup var models: ModelOptions
     @OptionGroup var settingsFile: SettingsFile
@@ -42,6 +48,7 @@ struct ScoreCommand: Command {
         guard (model == nil) != (cluster == nil) else {
             throw ValidationError("one of --model PATH and --cluster HOST:PORT is wanted")
         }
+        try APIKey.check(apiKey, isForCluster: cluster != nil)
     }
 
     private enum Input {
@@ -94,7 +101,8 @@ struct ScoreCommand: Command {
 
     private func score(with cluster: Address) throws {
         let client = try Background.wait {
-            try await TramontaneClient.connect(host: cluster.host, port: cluster.port, name: "tramontane score")
+            try await TramontaneClient.connect(
+                host: cluster.host, port: cluster.port, name: "tramontane score", apiKey: apiKey ?? "")
         }
         defer { try? Background.wait { await client.close() } }
         try JSONLines.answer { line in

@@ -70,6 +70,11 @@ struct UpCommand: Command {
     var numa: NUMAChoice?
 
     func validate() throws {
+        guard !workerMetrics.isEvery else {
+            throw ValidationError(
+                "--worker-metrics \(workerMetrics) is every address of this machine; name the one that Prometheus reaches"
+            )
+        }
         guard let numa else { return try serving.requireWorkers() }
         guard numa == .all else {
             throw ValidationError("--numa: up takes \"all\"; a single node is for `tramontane worker`")

@@ -92,7 +92,8 @@ struct WorkerCommand: Command {
     var insecureNetwork = false
 
     @Option(
-        help: ArgumentHelp("trace, debug, info, notice, warning or error.", valueName: "level"),
+        help: ArgumentHelp(
+            "trace, debug, info, notice, warning, error or critical. Default: info.", valueName: "level"),
         transform: LogLevel.parse)
     var logLevel = Logger.Level.info
 

@@ -9,4 +9,11 @@ enum APIKey {
         }
         return text
     }
+
+    /// - Throws: `ValidationError` for a key that nobody is sent.
+    static func check(_ key: String?, isForCluster: Bool) throws {
+        guard key == nil || isForCluster else {
+            throw ValidationError("--api-key is for a cluster; --cluster HOST:PORT is missing")
+        }
+    }
 }

@@ -45,7 +45,7 @@ struct ServingOptions: ParsableArguments {
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp("Longest sequence served, in tokens. Default: the model's.", valueName: "tokens"),
-        transform: NumberParsing.positive)
+        transform: { try NumberParsing.count($0, 2...(1 << 30)) })
     var contextLength: Int?
 
     @Option(
@@ -104,7 +104,8 @@ struct ServingOptions: ParsableArguments {
     var insecureNetwork = false
 
     @Option(
-        help: ArgumentHelp("trace, debug, info, notice, warning or error. Default: info.", valueName: "level"),
+        help: ArgumentHelp(
+            "trace, debug, info, notice, warning, error or critical. Default: info.", valueName: "level"),
         transform: LogLevel.parse)
     var logLevel = Logger.Level.info
 

@@ -51,7 +51,8 @@ struct StateDirectory {
         let words: Substring?
         switch exit {
         case .status: words = lines.last { $0.hasPrefix("tramontane") } ?? lines.last { !isEveryday($0) }
-        case .signal(SIGILL), .signal(SIGTRAP), .signal(SIGABRT), .signal(SIGBUS), .signal(SIGFPE), .signal(SIGSEGV):
+        case .signal(SIGBUS): words = lines.last { $0.hasPrefix("tramontane: bus error") }
+        case .signal(SIGILL), .signal(SIGTRAP), .signal(SIGABRT), .signal(SIGFPE), .signal(SIGSEGV):
             words = lines.last { $0.contains("Fatal error") } ?? lines.last { $0.hasPrefix("*** Program crashed") }
         // It was killed, and could say nothing.
         case .signal: words = nil
@@ -70,13 +71,13 @@ struct StateDirectory {
     }
 
     /// Writes `cluster.json`, whole or not at all.
-    func write(_ state: ClusterState) throws {
+    func write(_ state: ClusterState) throws(CommandError) {
         let target = "\(path)/cluster.json"
         let temporary = target + ".new"
         do {
             try Data(state.json.utf8).write(to: URL(filePath: temporary))
         } catch {
-            throw CommandError.failure("\(temporary): it cannot be written")
+            throw CommandError.failure("\(temporary): \(error.localizedDescription)")
         }
         guard rename(temporary, target) == 0 else {
             throw CommandError.failure("\(target): \(String(cString: strerror(errno)))")

@@ -37,6 +37,7 @@ final class Supervisor {
     /// - Returns: the status to end with.
     func run() throws -> Int32 {
         let signals = try SignalPipe([SIGINT, SIGTERM, SIGHUP, SIGCHLD])
+        try directory?.write(state)
         try handle(.start)
         while true {
             if let status { return status }
@@ -87,7 +88,7 @@ final class Supervisor {
         for (index, child) in children.enumerated() where state.children[index].state == "running" {
             guard let exit = child.takeExit() else { continue }
             state.children[index].state = exit == .status(0) ? "ended" : exit.description
-            try directory?.write(state)
+            writeState()
             try handle(.exited(name: child.name, exit))
         }
     }
@@ -107,7 +108,7 @@ final class Supervisor {
                 }
             case .announce(let http, let listen):
                 state.isReady = true
-                try directory?.write(state)
+                writeState()
                 // A closed standard output is no reason to end the cluster.
                 try? StandardOutput.write("ready http=\(http) listen=\(listen)\n")
             case .terminate(let names):
@@ -126,9 +127,18 @@ final class Supervisor {
                 say("\(message); see \(log)\(words)")
             case .end(let status):
                 state.isReady = false
-                try directory?.write(state)
+                writeState()
                 self.status = status
             }
+        }
+    }
+
+    /// A full disk is no reason to stop serving.
+    private func writeState() {
+        do {
+            try directory?.write(state)
+        } catch {
+            say(error.message)
         }
     }
 
@@ -154,7 +164,7 @@ final class Supervisor {
                 state.children.append(entry)
             }
             if reports { coordinatorLines = LineReader(child.output) }
-            try directory?.write(state)
+            writeState()
             return true
         } catch let error as CommandError {
             say(error.message)

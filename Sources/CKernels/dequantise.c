@@ -144,9 +144,12 @@ static void extract_block(tk_format format, const uint8_t *panel, size_t blocks,
             for (size_t n = 0; n < 2; ++n) {
                 for (size_t s = 0; s < 2; ++s) {
                     const uint8_t *chunk = source + TK_Q6_K_SCALES + (2 * n + s) * TK_Q6_K_CHUNK;
-                    gather(chunk, r, 16, block + 128 + n * 32 + s * 16);
-                    gather(chunk + TK_Q6_K_LOW, r, 16, block + n * 64 + s * 16);
-                    gather(chunk + TK_Q6_K_LOW + 256, r, 16, block + n * 64 + 32 + s * 16);
+                    for (size_t u = 0; u < 4; ++u) {
+                        const uint8_t *quad = chunk + u * TK_Q6_K_QUAD;
+                        gather(quad, r, 4, block + 128 + n * 32 + s * 16 + u * 4);
+                        gather(quad + TK_Q6_K_LOW, r, 4, block + n * 64 + s * 16 + u * 4);
+                        gather(quad + TK_Q6_K_LOW + 64, r, 4, block + n * 64 + 32 + s * 16 + u * 4);
+                    }
                 }
             }
             for (size_t i = 0; i < 16; ++i) {

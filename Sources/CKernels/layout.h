@@ -30,8 +30,9 @@ enum {
     TK_Q5_K_LOW = 128,       // qs
     TK_Q5_K_BYTES = 2816,
     TK_Q6_K_SCALES = 256,
-    TK_Q6_K_CHUNK = 768,     // bytes of 64 values of k: qh, then
-    TK_Q6_K_LOW = 256,       // ql
+    TK_Q6_K_CHUNK = 768,     // bytes of 64 values of k
+    TK_Q6_K_QUAD = 192,      // bytes of 16 of them: a group of qh, then
+    TK_Q6_K_LOW = 64,        // the two groups of ql that it completes
     TK_Q6_K_BYTES = 3328,
 };
 

@@ -19,9 +19,20 @@ enum {
 // Whether `panels` panels and `count` rows are taken line after line, from one panel on to the next.
 TK_INLINE bool in_order(size_t panels, size_t count) { return tk_reads_in_order && panels == 1 && count <= TK_TILE; }
 
-// How far ahead a core asks memory. `bursts`: its tile of one row asks for many lines at once.
-TK_INLINE size_t bytes_ahead(size_t panels, size_t count, bool bursts) {
-    return !in_order(panels, count) ? TK_AHEAD : bursts && count == 1 ? TK_AHEAD_BURSTS : TK_AHEAD_IN_ORDER;
+// Whether a direct tile of q6_K takes quad after quad, each line once and in order: where registers hold the sums of a row's
+// four quarters.
+TK_INLINE bool by_quads(const int R) { return TK_LANES == 16 && R == 1; }
+
+// How far ahead a core asks memory for a format whose weights have `bits`.
+TK_INLINE size_t bytes_ahead(size_t panels, size_t count, int bits) {
+    if (!in_order(panels, count)) {
+        return TK_AHEAD;
+    }
+    if (count == 1 && bits == 6 && by_quads(1)) {
+        // The hardware's prefetcher does it best alone.
+        return 0;
+    }
+    return count == 1 && bits != 6 ? TK_AHEAD_BURSTS : TK_AHEAD_IN_ORDER;
 }
 
 // Asks memory for what lies `ahead` bytes after a line of the panel.
@@ -35,8 +46,8 @@ TK_INLINE void prefetch_lines(const uint8_t *lines, size_t bytes, size_t ahead) 
     }
 }
 
-// A direct tile of one row asks for many lines at once, which keeps the hardware's prefetcher going; of more rows, and of q6_K
-// always, for one line as it takes one, since many at once make what is needed now wait.
+// A direct tile of one row asks for many lines at once, which keeps the hardware's prefetcher going; of more rows for one line
+// as it takes one, since many at once make what is needed now wait.
 TK_INLINE void prefetch_for_one_row(const int R, const uint8_t *lines, size_t bytes, size_t ahead) {
     if (R == 1) {
         prefetch_lines(lines, bytes, ahead);
@@ -284,6 +295,15 @@ TK_INLINE void load_bytes(vb *bytes, const uint8_t *p) {
     }
 }
 
+// The same, and keeps the compiler from reading them again for each use: Zen 4 loads one vector of 64 bytes in a cycle.
+TK_INLINE void take_bytes(vb *bytes, const uint8_t *p) {
+    load_bytes(bytes, p);
+    TK_UNROLL
+    for (int i = 0; i < TK_ABREAST; ++i) {
+        TK_IN_ORDER(bytes[i]);
+    }
+}
+
 // Weights computed from bytes of the panel: `expression` of i, the vector abreast.
 #define TK_WEIGHTS(name, expression)                                                                                   \
     vb name[TK_ABREAST];                                                                                               \
@@ -415,7 +435,7 @@ TK_TILES(tile_q4_0)
         const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);             \
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
-        unit.ahead = bytes_ahead(panels, count, true);                                                                 \
+        unit.ahead = bytes_ahead(panels, count, 32);                                                                   \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         if (in_order(panels, count)) {                                                                                 \
             touch(panel + first * 32, (last - first) * 32);                                                            \
@@ -781,7 +801,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) {
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
         unit.blocks = 1;                                                                                               \
-        unit.ahead = bytes_ahead(panels, count, bits != 6);                                                            \
+        unit.ahead = bytes_ahead(panels, count, bits);                                                                 \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; ++b) {                                                                        \
             unit.rows = rows + b * 4 * TK_PIECE_BYTES;                                                                 \
@@ -842,37 +862,48 @@ TK_INLINE void start_q6_K(
 }
 
 // Half n of a super-block has four quarters of 32 values, and a quarter two halves s of one multiplier each. Chunk 2n+s has
-// the four halves s: low bits in the low nibbles of its first and its second four groups of ql, then in the high nibbles of
-// the same; high bits in the four bit pairs of its groups of qh.
-#define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
-    TK_UNROLL                                                                                                          \
-    for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
-        const size_t piece = quarter / 2 * TK_PIECE_BYTES, group = quarter % 2 * 8 + s * 4;                            \
-        va sums[TK_SUMS];                                                                                              \
-        start_partial(R, 6, sums, a, piece + TK_START_6BIT(group + u0));                                               \
-        TK_UNROLL                                                                                                      \
-        for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
-            vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
-            if (quarter < 2) {                                                                                         \
-                prefetch(w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter * 4 + u) * 64, ahead);                         \
-            } else if (quarter == 2) {                                                                                 \
-                prefetch(w + s * TK_Q6_K_CHUNK + u * 64, ahead);                                                       \
-            } else if (u == 0) {                                                                                       \
-                prefetch(unit->block + (2 * n + s) * 64, ahead);                                                       \
-            }                                                                                                          \
-            load_bytes(q, w + s * TK_Q6_K_CHUNK + TK_Q6_K_LOW + (quarter % 2 * 4 + u) * 64);                           \
-            load_bytes(top, w + s * TK_Q6_K_CHUNK + u * 64);                                                           \
-            TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
-            dot(R, sums, weights, a, piece + (group + u) * 4);                                                         \
-        }                                                                                                              \
-        scale_sums(R, 6, false, unit, n * 8 + quarter * 2 + s, h, sums, isum);                                         \
-    }
-
+// the four halves s in four quads, quad u four values of each quarter: low bits of quarters 0 and 1 in the low nibbles of its
+// two groups of ql, of 2 and 3 in the high ones; high bits in the four bit pairs of its group of qh.
 #define TK_Q6_QUARTERS(each)                                                                                           \
     each(0, vb_and(q[i], 15), vb_left(top[i], 4, 0x30))                                                                \
     each(1, vb_and(q[i], 15), vb_left(top[i], 2, 0x30))                                                                \
     each(2, vb_right(q[i], 4, 15), vb_and(top[i], 0x30))                                                               \
     each(3, vb_right(q[i], 4, 15), vb_right(top[i], 2, 0x30))
+
+// Where a quarter's four values of quad 4s+u, and the start of their sums, are in the rows' pieces.
+#define TK_Q6_VALUES(quarter, u) (quarter / 2 * TK_PIECE_BYTES + (quarter % 2 * 8 + s * 4 + u) * 4)
+#define TK_Q6_START(quarter, u) (quarter / 2 * TK_PIECE_BYTES + TK_START_6BIT(quarter % 2 * 8 + s * 4 + u))
+
+// Quarter after quarter: each reads the chunk's lines again.
+#define TK_DIRECT_Q6(quarter, low_bits, high_bits)                                                                     \
+    TK_UNROLL                                                                                                          \
+    for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {                                                                     \
+        va sums[TK_SUMS];                                                                                              \
+        start_partial(R, 6, sums, a, TK_Q6_START(quarter, u0));                                                        \
+        TK_UNROLL                                                                                                      \
+        for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {                                                                 \
+            const uint8_t *quad = chunk + u * TK_Q6_K_QUAD;                                                            \
+            vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
+            if (quarter < 3) {                                                                                         \
+                prefetch(quad + quarter * 64, ahead);                                                                  \
+            } else if (u == 0) {                                                                                       \
+                prefetch(unit->block + (2 * n + s) * 64, ahead);                                                       \
+            }                                                                                                          \
+            load_bytes(q, quad + TK_Q6_K_LOW + quarter % 2 * 64);                                                      \
+            load_bytes(top, quad);                                                                                     \
+            TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                            \
+            dot(R, sums, weights, a, TK_Q6_VALUES(quarter, u));                                                        \
+        }                                                                                                              \
+        scale_sums(R, 6, false, unit, n * 8 + quarter * 2 + s, h, sums, isum);                                         \
+    }
+
+#define TK_DIRECT_Q6_QUAD(quarter, low_bits, high_bits)                                                                \
+    {                                                                                                                  \
+        const vb *q = low[quarter % 2];                                                                                \
+        TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                                \
+        dot(R, sums[quarter], weights, a, TK_Q6_VALUES(quarter, u));                                                   \
+    }
+
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {
@@ -886,7 +917,33 @@ TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, f
         for (int n = 0; n < 2; ++n, w += 2 * TK_Q6_K_CHUNK, advance(R, a, 2 * TK_PIECE_BYTES)) {
             TK_UNROLL
             for (int s = 0; s < 2; ++s) {
-                TK_Q6_QUARTERS(TK_DIRECT_Q6)
+                const uint8_t *chunk = w + s * TK_Q6_K_CHUNK;
+                if (!by_quads(R)) {
+                    TK_Q6_QUARTERS(TK_DIRECT_Q6)
+                    continue;
+                }
+                prefetch_quarter(unit, TK_Q6_K_BYTES, ahead, 2 * n + s);
+                TK_UNROLL
+                for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {
+                    va sums[4][TK_SUMS];
+                    TK_UNROLL
+                    for (int quarter = 0; quarter < 4; ++quarter) {
+                        start_partial(R, 6, sums[quarter], a, TK_Q6_START(quarter, u0));
+                    }
+                    TK_UNROLL
+                    for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {
+                        const uint8_t *quad = chunk + u * TK_Q6_K_QUAD;
+                        vb top[TK_ABREAST], low[2][TK_ABREAST];
+                        take_bytes(top, quad);
+                        take_bytes(low[0], quad + TK_Q6_K_LOW);
+                        take_bytes(low[1], quad + TK_Q6_K_LOW + 64);
+                        TK_Q6_QUARTERS(TK_DIRECT_Q6_QUAD)
+                    }
+                    TK_UNROLL
+                    for (int quarter = 0; quarter < 4; ++quarter) {
+                        scale_sums(R, 6, false, unit, n * 8 + quarter * 2 + s, h, sums[quarter], isum);
+                    }
+                }
             }
         }
         load_sums(R, total, acc + h * TK_LANES);
@@ -933,10 +990,10 @@ TK_TILES(shared_q6_K)
         vb q[TK_H], top[TK_H];                                                                                         \
         TK_UNROLL                                                                                                      \
         for (int i = 0; i < TK_H; ++i) {                                                                               \
-            const int o = u * 64 + i * 4 * TK_LANES;                                                                   \
-            q[i] = vb_load(w + TK_Q6_K_LOW + quarter % 2 * 256 + o);                                                   \
-            top[i] = vb_load(w + o);                                                                                   \
-            vb_store(quants + quarter * 512 + o, vb_or(low_bits, high_bits));                                          \
+            const int o = i * 4 * TK_LANES;                                                                            \
+            q[i] = vb_load(w + u * TK_Q6_K_QUAD + TK_Q6_K_LOW + quarter % 2 * 64 + o);                                 \
+            top[i] = vb_load(w + u * TK_Q6_K_QUAD + o);                                                                \
+            vb_store(quants + quarter * 512 + u * 64 + o, vb_or(low_bits, high_bits));                                 \
         }                                                                                                              \
     }
 

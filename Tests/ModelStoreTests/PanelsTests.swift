@@ -29,9 +29,9 @@ import Testing
             let begin = scales + block * 3328
             switch byte {
             case 0..<128:
-                let (n, second, s) = (byte / 64, byte / 32 % 2, byte / 16 % 2)
-                return begin + 256 + (2 * n + s) * 768 + 256 + second * 256 + unit(byte % 16)
-            case 128..<192: return begin + 256 + (byte - 128) / 16 * 768 + unit(byte % 16)
+                let (n, second, quad) = (byte / 64, byte / 32 % 2, byte / 4 % 8)
+                return begin + 256 + (8 * n + quad) * 192 + 64 + second * 64 + unit(byte % 4)
+            case 128..<192: return begin + 256 + (byte - 128) / 4 * 192 + unit(byte % 4)
             case 192..<208: return begin + (byte - 192) * 16 + row
             default: return block * 32 + half(byte - 208)
             }

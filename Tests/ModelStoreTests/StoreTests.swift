@@ -123,7 +123,7 @@ import Testing
         Fault("a layer too few", "layers") { $0.layers.removeLast() },
         Fault("an expert too few", "layers[0].experts") { $0.layers[0].experts.removeLast() },
         Fault("a name that is a path", "name") { $0.name = "a/b" },
-        Fault("a later version", "formatVersion") { $0.formatVersion = 3 },
+        Fault("a later version", "formatVersion") { $0.formatVersion += 1 },
         Fault("other numerics", "numericsVersion") { $0.numericsVersion = 0 },
         Fault("no layers", "layers") { $0.shape.layers = 0 },
         Fault("dimensions that overflow", "hidden") { $0.shape.hidden = .max },

@@ -78,7 +78,7 @@ static inline void tk_pause(void) {
 //   q5_K      256    176  d, dmin f16, scales[12], qh[32], qs[128]           d*sc*q - dmin*m
 //   q6_K      256    210  ql[128], qh[64], scales[16] int8, d f16            d*sc*(q-32)
 //
-// Panel layout, version 2. Matrices that are multiplied are stored as panels of 16 rows (the last one is padded with
+// Panel layout, version 3. Matrices that are multiplied are stored as panels of 16 rows (the last one is padded with
 // zero bytes). Panel p holds rows 16p...16p+15; all panels of a matrix have the same size, tk_panel_bytes. A vector
 // register then holds the same k of many rows, so a product needs no sums across lanes:
 //
@@ -99,8 +99,8 @@ static inline void tk_pause(void) {
 //          | two groups of fifth bits | for v in 0...7: group of qs[32c+4v+j] |      128 + 512 bytes
 //          bit v of byte j of the group w in 0...1 is the fifth bit of value 64c+32w+4v+j, which is bit 2c+w of qh[4v+j]
 //   q6_K   +------ d: 16 f16 for each super-block, padded to a multiple of 64 bytes ------+
-//          +------ for each super-block 256 + 3072 bytes: scales[i] of 16 rows for i in 0...15, then for n, s in 0...1
-//                  | 4 groups of qh[32n+16s+4u+j] | 4 of ql[64n+16s+4u+j] | 4 of ql[64n+32+16s+4u+j] | for u in 0...3 ------+
+//          +------ for each super-block 256 + 3072 bytes: scales[i] of 16 rows for i in 0...15, then for n, s in 0...1, u in 0...3
+//                  | group of qh[32n+16s+4u+j] | group of ql[64n+16s+4u+j] | group of ql[64n+32+16s+4u+j] | ------+
 //
 // To add a format: an entry in the tables of formats.c and its layout here; in products.h a core (for a format of
 // super-blocks: `open_...`, which finds a block and its scales, how `multipliers_of` and `pairs_of` read its multipliers,

@@ -1,4 +1,4 @@
-/// Where each byte of 16 rows lies in a panel (panel layout v2).
+/// Where each byte of 16 rows lies in a panel (panel layout v3).
 ///
 /// A product reads a panel from its first byte to its last: a vector holds the same few inputs of all 16 outputs, so
 /// that sums need no shuffling across lanes. The layout is a permutation of the source's bytes, and of q5_K's fifth bits,
@@ -13,8 +13,7 @@
 ///   64 values their 32 bytes of `qs` in units of 4 bytes, in q5_K behind two units of their fifth bits: bit `v` of a
 ///   byte is that of the value in the same byte of unit `v` of `qs`, for low nibbles in the first unit.
 /// - q6_K: the 16 `d` of each super-block, zeros to a multiple of 64; then for each super-block the 16 scales (each of
-///   all rows) and, in units of 4 bytes, for each 16 bytes of `qh` these and the two runs of 16 bytes of `ql` that they
-///   complete.
+///   all rows) and, in units of 4 bytes, each unit of `qh` and the two of `ql` that it completes.
 struct PanelLayout {
     /// `count` units of `unit` bytes that follow each other in a row's block, and lie 16 units apart in the panel.
     struct Run {
@@ -64,10 +63,11 @@ struct PanelLayout {
             (scaleSource, parts) = (nil, [(0, 2, 2), (4, 1, 12)] + chunks)
         case .q6_K:
             // block_q6_K: ql[128], qh[64], scales[16], d
-            let chunks = [(128, 0), (144, 16), (160, 64), (176, 80)].flatMap { high, low -> [Part] in
-                [(high, 4, 4), (low, 4, 4), (low + 32, 4, 4)]
+            let quads = (0..<16).flatMap { quad -> [Part] in
+                let low = quad / 8 * 64 + quad % 8 * 4
+                return [(128 + quad * 4, 4, 1), (low, 4, 1), (low + 32, 4, 1)]
             }
-            (scaleSource, parts) = (208, [(192, 1, 16)] + chunks)
+            (scaleSource, parts) = (208, [(192, 1, 16)] + quads)
         }
         var runs: [Run] = []
         var panel = 0

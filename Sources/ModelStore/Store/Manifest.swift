@@ -108,7 +108,7 @@ package struct LayerBlobs: Codable, Sendable, Equatable {
 /// What a model is made of: its shape and its blobs. Blobs may repeat: equal ones are stored once.
 package struct Manifest: Codable, Sendable, Equatable {
     /// The version of this structure and of the panel layout.
-    package static let currentFormatVersion = 2
+    package static let currentFormatVersion = 3
     /// The version of the canonical order of floating-point operations that the layout was made for.
     package static let currentNumericsVersion = 2
 

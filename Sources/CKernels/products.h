@@ -529,6 +529,8 @@ TK_INLINE void scale_sums(
     TK_UNROLL
     for (int i = 0; i < R * TK_ABREAST; ++i) {
         isum[i] = va_add_scaled(isum[i], sums[i], scales[i % TK_ABREAST]);
+        // Here and now: clang puts it off, until the registers do not hold the sums of all that wait for it.
+        TK_IN_ORDER(isum[i]);
     }
 }
 

@@ -21,7 +21,7 @@ struct PanelItems {
     }
 
     /// Weights that an item reads at most: so few that a thread that is held up does not hold up the rest.
-    static let mostBytes = 2 << 20
+    static let mostBytes = 32 << 20
     /// What an item costs at least, in bytes read from memory.
     static let leastCost = 16 * 1024
     /// Panels that a kernel takes at once where rows are many (`TK_PANELS`).

@@ -23,16 +23,15 @@ TK_INLINE bool in_order(size_t panels, size_t count) { return tk_reads_in_order 
 // four quarters.
 TK_INLINE bool by_quads(const int R) { return TK_LANES == 16 && R == 1; }
 
-// How far ahead a core asks memory for a format whose weights have `bits`.
-TK_INLINE size_t bytes_ahead(size_t panels, size_t count, int bits) {
+// How far ahead a core asks memory. A row that is taken quad after quad leaves it to the hardware's prefetcher.
+TK_INLINE size_t bytes_ahead(size_t panels, size_t count, bool is_q6_K) {
     if (!in_order(panels, count)) {
         return TK_AHEAD;
     }
-    if (count == 1 && bits == 6 && by_quads(1)) {
-        // The hardware's prefetcher does it best alone.
-        return 0;
+    if (count > 1) {
+        return TK_AHEAD_IN_ORDER;
     }
-    return count == 1 && bits != 6 ? TK_AHEAD_BURSTS : TK_AHEAD_IN_ORDER;
+    return !is_q6_K ? TK_AHEAD_BURSTS : by_quads(1) ? 0 : TK_AHEAD_IN_ORDER;
 }
 
 // Asks memory for what lies `ahead` bytes after a line of the panel.
@@ -435,7 +434,7 @@ TK_TILES(tile_q4_0)
         const size_t scales = tk_prepared_scales(columns), sums = tk_prepared_sums(columns, columns / 32);             \
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
-        unit.ahead = bytes_ahead(panels, count, 32);                                                                   \
+        unit.ahead = bytes_ahead(panels, count, false);                                                                \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         if (in_order(panels, count)) {                                                                                 \
             touch(panel + first * 32, (last - first) * 32);                                                            \
@@ -803,7 +802,7 @@ TK_INLINE void unpack_q5_K(const tk_unit *unit, uint8_t *quants) {
         tk_unit unit;                                                                                                  \
         unit.stride = stride;                                                                                          \
         unit.blocks = 1;                                                                                               \
-        unit.ahead = bytes_ahead(panels, count, bits);                                                                 \
+        unit.ahead = bytes_ahead(panels, count, bits == 6);                                                            \
         memset(result, 0, panels * count * 16 * sizeof(float));                                                        \
         for (size_t b = first; b < last; ++b) {                                                                        \
             unit.rows = rows + b * 4 * TK_PIECE_BYTES;                                                                 \
@@ -905,7 +904,6 @@ TK_INLINE void start_q6_K(
         TK_WEIGHTS(weights, vb_or(low_bits, high_bits))                                                                \
         dot(R, sums[quarter], weights, a, TK_Q6_VALUES(quarter, u));                                                   \
     }
-
 
 TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, float *acc) {
     for (int h = 0; h < TK_H; h += TK_ABREAST) {

@@ -46,6 +46,15 @@ struct ImportCommandTests {
         #expect(try resolver.resolve(["import", "x.gguf"]) == ["import", "--quantize=q8_0", "x.gguf"])
     }
 
+    @Test func settingsOfSyntheticModelsAreNotForSources() throws {
+        let environment = ["TRAMONTANE_SEED": "5", "TRAMONTANE_TYPE": "q8_0", "TRAMONTANE_LAYERS": "2"]
+        let resolver = SettingsResolver(commands: [ImportCommand.self], environment: environment)
+        #expect(try resolver.resolve(["import", "x.gguf"]) == ["import", "x.gguf"])
+        #expect(
+            try resolver.resolve(["import", "--synthetic", "mini"])
+                == ["import", "--layers=2", "--type=q8_0", "--seed=5", "--synthetic", "mini"])
+    }
+
     /// What benchmarks use: text goes in, tokens are computed, text comes out, and layers share memory.
     @Test func aSyntheticModelAnswers() throws {
         let directory = FileManager.default.temporaryDirectory.appending(path: "synthetic-\(UUID().uuidString)")

@@ -58,6 +58,15 @@ struct RefusalTests {
         #expect(line.contains(says), "\(line)")
     }
 
+    /// A key of the environment says nothing of a model in this process.
+    @Test(arguments: ["chat", "score"]) func aKeyIsForClusters(command: String) throws {
+        let resolver = SettingsResolver(
+            commands: Tramontane.commands, environment: ["TRAMONTANE_API_KEY": "k", "TRAMONTANE_CLUSTER": "h:1"])
+        #expect(try resolver.resolve([command, "--model", "m"]) == [command, "--model", "m"])
+        let arguments = try resolver.resolve([command])
+        #expect(arguments.contains("--api-key=k") && arguments.contains("--cluster=h:1"))
+    }
+
     /// What its workers would refuse, after the coordinator has started.
     @Test func workersMetricsAtEveryAddress() throws {
         let line = try refusal(["up", "--model", "m", "--workers", "2", "--worker-metrics", "0.0.0.0:9100"])

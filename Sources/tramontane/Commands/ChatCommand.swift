@@ -11,7 +11,7 @@ struct ChatCommand: Command {
     static let settings: [Setting] =
         [
             .option("cluster", alternatives: ["model"]), .option("model", alternatives: ["cluster"]), .option("system"),
-            .option("max-tokens"), .option("api-key"),
+            .option("max-tokens"), .option("api-key", with: "cluster"),
         ] + SamplingArguments.settings + EngineOptions.settings + ModelOptions.settings
 
     @Option(

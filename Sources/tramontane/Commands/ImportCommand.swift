@@ -20,7 +20,8 @@ struct ImportCommand: Command {
         """)
     static let settings: [Setting] = [
         .option("store"), .option("name"), .option("quantize", alternatives: ["synthetic"]), .option("synthetic"),
-        .option("layers"), .option("unique-layers"), .option("type"), .option("seed"),
+        .option("layers", with: "synthetic"), .option("unique-layers", with: "synthetic"),
+        .option("type", with: "synthetic"), .option("seed", with: "synthetic"),
     ]
 
     @Argument(

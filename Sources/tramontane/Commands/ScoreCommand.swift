@@ -19,7 +19,7 @@ struct ScoreCommand: Command {
     static let settings: [Setting] =
         [
             .option("model", alternatives: ["cluster"]), .option("cluster", alternatives: ["model"]), .option("top"),
-            .option("api-key"),
+            .option("api-key", with: "cluster"),
         ]
         + ModelOptions.settings + EngineOptions.settings
 

@@ -6,13 +6,15 @@ struct Setting: Sendable, Equatable {
     let isFlag: Bool
     /// Options that say otherwise: where one of them is given with more weight, this one is left out.
     let alternatives: [String]
+    /// The option that this one is for: where that is not given at all, this one is left out.
+    let needed: String?
 
-    static func option(_ name: String, alternatives: [String] = []) -> Setting {
-        Setting(name: name, isFlag: false, alternatives: alternatives)
+    static func option(_ name: String, alternatives: [String] = [], with needed: String? = nil) -> Setting {
+        Setting(name: name, isFlag: false, alternatives: alternatives, needed: needed)
     }
 
     static func flag(_ name: String) -> Setting {
-        Setting(name: name, isFlag: true, alternatives: [])
+        Setting(name: name, isFlag: true, alternatives: [], needed: nil)
     }
 
     var environmentName: String {

@@ -65,7 +65,7 @@ struct SettingsResolver {
         var given = Set(options.map(\.name))
         let configPath = try Self.takeConfig(from: &rest, options) ?? environment["TRAMONTANE_CONFIG"]
 
-        var added: [String] = []
+        var added: [(setting: Setting, argument: String)] = []
         func add(_ values: [String: String], from source: (Setting) -> String) throws {
             let before = given
             for setting in known {
@@ -74,9 +74,9 @@ struct SettingsResolver {
                 else { continue }
                 given.insert(setting.name)
                 if !setting.isFlag {
-                    added.append("--\(setting.name)=\(value)")
+                    added.append((setting, "--\(setting.name)=\(value)"))
                 } else if let isOn = Self.bool(value) {
-                    if isOn { added.append("--\(setting.name)") }
+                    if isOn { added.append((setting, "--\(setting.name)")) }
                 } else {
                     throw CommandError.usage("\(source(setting)) is \"\(value)\", allowed are true and false")
                 }
@@ -92,7 +92,8 @@ struct SettingsResolver {
         if let configPath, !configPath.isEmpty {
             try add(configuration(path: configPath, command: name)) { "\(configPath): \($0.name)" }
         }
-        return words + added + rest
+        let wanted = added.filter { $0.setting.needed.map(given.contains) ?? true }
+        return words + wanted.map(\.argument) + rest
     }
 
     /// The settings of one command in a configuration file: those at the top, and over them those in the command's section.

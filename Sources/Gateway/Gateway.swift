@@ -18,8 +18,8 @@ package final class Gateway: Service {
         package var maximumConnections = 1024
         /// A connection without another request for so long is closed.
         package var idleTimeoutSeconds: Int64 = 75
-        /// A request whose head makes no progress for so long is answered with 408 and its connection closed; one that has
-        /// sent nothing at all is closed.
+        /// A request whose head makes no progress for so long is answered with 408 and its connection closed. So is a
+        /// connection that has sent nothing yet, without a word.
         package var headTimeoutSeconds: Int64 = 10
         /// The same of a body.
         package var bodyTimeoutSeconds: Int64 = 30

@@ -15,20 +15,17 @@ struct DemoStore: Sendable {
     let model: String
     let directory: URL
 
-    func manifest() throws -> Manifest {
-        try Store(directory: directory.appending(path: "store").path).loadManifest(path: model)
-    }
+    var store: Store { Store(directory: directory.appending(path: "store").path) }
 
-    func blob(_ sha256: String) -> URL {
-        directory.appending(path: "store").appending(path: "blobs").appending(path: sha256)
-    }
+    func manifest() throws -> Manifest { try store.loadManifest(path: model) }
 
     /// A store of its own, which a test may damage.
     func copied(to directory: URL) throws -> DemoStore {
-        let store = directory.appending(path: "store")
-        try FileManager.default.copyItem(at: self.directory.appending(path: "store"), to: store)
-        let manifest = store.appending(path: "manifests").appending(path: URL(filePath: model).lastPathComponent)
-        return DemoStore(model: manifest.path, directory: directory)
+        let copy = DemoStore(
+            model: directory.appending(path: "store/manifests/\(URL(filePath: model).lastPathComponent)").path,
+            directory: directory)
+        try FileManager.default.copyItem(atPath: store.directory, toPath: copy.store.directory)
+        return copy
     }
 
     static func required() throws -> DemoStore {

@@ -56,43 +56,42 @@ extension ClusterTests {
 
         /// The model's files are cut while its worker has them mapped: the process says so, and the request hears of it.
         @Test func cutBlobs() async throws {
-            let demo = try DemoStore.required()
             let directory = try temporaryDirectory()
             defer { try? FileManager.default.removeItem(at: directory) }
-            let copy = try demo.copied(to: directory)
-            let state = directory.appending(path: "state")
-            try FileManager.default.createDirectory(at: state, withIntermediateDirectories: true)
-            let cluster = try await DemoStore.$current.withValue(copy) {
-                try await Cluster.start(.even(stages: 1, workers: 1), state: state)
-            }
-            for layer in try copy.manifest().layers {
-                for blob in layer.experts {
-                    #expect(truncate(copy.blob(blob.sha256).path, 0) == 0)
+            let copy = try DemoStore.required().copied(to: directory)
+            try await DemoStore.$current.withValue(copy) {
+                try await withCluster(.even(stages: 1, workers: 1)) { cluster in
+                    for layer in try copy.manifest().layers {
+                        for blob in layer.experts {
+                            #expect(truncate(copy.store.blobPath(blob), 0) == 0)
+                        }
+                    }
+                    let answer = try await cluster.post("/v1/completions", #"{"prompt": "x", "max_tokens": 2}"#)
+                    #expect(answer["error"]?["code"]?.string == "worker_lost", "\(answer)")
+                    let log = cluster.state.appending(path: "worker-0.log")
+                    try await eventually("the worker says why") {
+                        try String(contentsOf: log, encoding: .utf8).contains(
+                            "tramontane: bus error: a mapped file was cut")
+                    }
                 }
             }
-            let answer = try await cluster.post("/v1/completions", #"{"prompt": "x", "max_tokens": 2}"#)
-            #expect(answer["error"]?["code"]?.string == "worker_lost", "\(answer)")
-            let log = state.appending(path: "worker-0.log")
-            try await eventually("the worker says why") {
-                try String(contentsOf: log, encoding: .utf8).contains("tramontane: bus error: a mapped file was cut")
-            }
-            await cluster.stop()
         }
 
         /// `up` cannot write down what runs, as on a full disk: it says so, and goes on starting workers.
         @Test func unwritableState() async throws {
-            let state = try temporaryDirectory()
-            defer { try? FileManager.default.removeItem(at: state) }
-            let cluster = try await Cluster.start(.even(stages: 1, workers: 1), state: state)
-            let inTheWay = state.appending(path: "cluster.json.new")
-            try FileManager.default.createDirectory(at: inTheWay, withIntermediateDirectories: false)
-            let victim = try #require(try await cluster.status().workers.first)
-            kill(victim.processId, SIGKILL)
-            try await eventually("\(victim.name) is back") {
-                try await cluster.status().workers.contains { $0.state == "ready" && $0.processId != victim.processId }
+            try await withCluster(.even(stages: 1, workers: 1)) { cluster in
+                let inTheWay = cluster.state.appending(path: "cluster.json.new")
+                try FileManager.default.createDirectory(at: inTheWay, withIntermediateDirectories: false)
+                let victim = try #require(try await cluster.status().workers.first)
+                kill(victim.processId, SIGKILL)
+                try await eventually("\(victim.name) is back") {
+                    try await cluster.status().workers.contains {
+                        $0.state == "ready" && $0.processId != victim.processId
+                    }
+                }
+                let log = try String(contentsOf: cluster.state.appending(path: "up.log"), encoding: .utf8)
+                #expect(log.contains(inTheWay.path))
             }
-            #expect(try String(contentsOf: state.appending(path: "up.log"), encoding: .utf8).contains(inTheWay.path))
-            await cluster.stop()
         }
 
         /// One bit of one expert differs on disk: the worker that needs it names the blob, and nothing is served.
@@ -101,8 +100,8 @@ extension ClusterTests {
             let directory = try temporaryDirectory()
             defer { try? FileManager.default.removeItem(at: directory) }
             let altered = try demo.copied(to: directory)
-            let blob = try demo.manifest().layers[1].experts[3].sha256
-            let file = altered.blob(blob)
+            let blob = try demo.manifest().layers[1].experts[3]
+            let file = URL(filePath: altered.store.blobPath(blob))
             var bytes = try Data(contentsOf: file)
             bytes[bytes.count / 2] ^= 1
             try bytes.write(to: file)
@@ -114,7 +113,7 @@ extension ClusterTests {
                 }
             }
             #expect(error.description.contains("failed to start: it ended with status 1"))
-            #expect(error.description.contains("blob_altered") && error.description.contains(blob))
+            #expect(error.description.contains("blob_altered") && error.description.contains(blob.sha256))
         }
     }
 }

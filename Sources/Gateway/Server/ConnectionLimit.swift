@@ -6,7 +6,7 @@ struct ConnectionLimit: AvailableConnectionsDelegate {
     private let maximum: Int
     private let logger: Logger
     private var count = 0
-    /// Until there is room for half as many again.
+    /// Until half of them have gone.
     private var wasSaid = false
 
     init(_ maximum: Int, logger: Logger) {

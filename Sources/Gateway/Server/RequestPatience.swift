@@ -9,7 +9,8 @@ struct RequestPatience {
     struct Limits: Sendable {
         /// Between two requests.
         var idle: TimeAmount
-        /// Longest silence before the first request, and in the middle of a head. However steadily it drips, a whole head has six times as long.
+        /// Longest silence before the first request, and in the middle of a head. However steadily it drips, a whole head has
+        /// six times as long.
         var head: TimeAmount
         /// Longest silence in the middle of a body.
         var body: TimeAmount

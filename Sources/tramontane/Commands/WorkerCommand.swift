@@ -92,9 +92,7 @@ struct WorkerCommand: Command {
     var insecureNetwork = false
 
     @Option(
-        help: ArgumentHelp(
-            "trace, debug, info, notice, warning, error or critical. Default: info.", valueName: "level"),
-        transform: LogLevel.parse)
+        help: LogLevel.help, transform: LogLevel.parse)
     var logLevel = Logger.Level.info
 
     @OptionGroup var models: ModelOptions

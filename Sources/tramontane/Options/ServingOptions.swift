@@ -104,9 +104,7 @@ struct ServingOptions: ParsableArguments {
     var insecureNetwork = false
 
     @Option(
-        help: ArgumentHelp(
-            "trace, debug, info, notice, warning, error or critical. Default: info.", valueName: "level"),
-        transform: LogLevel.parse)
+        help: LogLevel.help, transform: LogLevel.parse)
     var logLevel = Logger.Level.info
 
     static let settings: [Setting] = [
@@ -203,6 +201,9 @@ struct ServingOptions: ParsableArguments {
 
 /// For `@Option(transform:)`.
 enum LogLevel {
+    static let help = ArgumentHelp(
+        "trace, debug, info, notice, warning, error or critical. Default: info.", valueName: "level")
+
     static func parse(_ text: String) throws -> Logger.Level {
         guard let level = Logger.Level(rawValue: text.lowercased()) else {
             let names = Logger.Level.allCases.map(\.rawValue)

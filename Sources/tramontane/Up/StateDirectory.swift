@@ -51,7 +51,7 @@ struct StateDirectory {
         let words: Substring?
         switch exit {
         case .status: words = lines.last { $0.hasPrefix("tramontane") } ?? lines.last { !isEveryday($0) }
-        case .signal(SIGBUS): words = lines.last { $0.hasPrefix("tramontane: bus error") }
+        case .signal(SIGBUS): words = lines.last { BusErrorReason.line.description == "\($0)\n" }
         case .signal(SIGILL), .signal(SIGTRAP), .signal(SIGABRT), .signal(SIGFPE), .signal(SIGSEGV):
             words = lines.last { $0.contains("Fatal error") } ?? lines.last { $0.hasPrefix("*** Program crashed") }
         // It was killed, and could say nothing.
@@ -77,7 +77,7 @@ struct StateDirectory {
         do {
             try Data(state.json.utf8).write(to: URL(filePath: temporary))
         } catch {
-            throw CommandError.failure("\(temporary): \(error.localizedDescription)")
+            throw CommandError.failure("\(temporary): \(Tramontane.describe(error))")
         }
         guard rename(temporary, target) == 0 else {
             throw CommandError.failure("\(target): \(String(cString: strerror(errno)))")

@@ -26,12 +26,15 @@ final class Cluster: Sendable {
     let processID: pid_t
     let httpPort: Int
     let listenPort: Int
+    /// Where its logs are.
+    let state: URL
     private let exit: AsyncStream<Int32>
 
-    private init(processID: pid_t, httpPort: Int, listenPort: Int, exit: AsyncStream<Int32>) {
+    private init(processID: pid_t, httpPort: Int, listenPort: Int, state: URL, exit: AsyncStream<Int32>) {
         self.processID = processID
         self.httpPort = httpPort
         self.listenPort = listenPort
+        self.state = state
         self.exit = exit
     }
 
@@ -83,7 +86,7 @@ final class Cluster: Sendable {
             throw Unserved(description: "the cluster did not become ready, it said \"\(line)\"; logs: \(logs(state))")
         }
         return Cluster(
-            processID: process.processIdentifier, httpPort: http, listenPort: listen, exit: exit)
+            processID: process.processIdentifier, httpPort: http, listenPort: listen, state: state, exit: exit)
     }
 
     struct Unserved: Error, CustomStringConvertible {

@@ -51,25 +51,42 @@ struct HTTPAnswer {
     }
 }
 
+/// Sends its bytes as soon as the channel is connected.
+private final class Greeting: ChannelInboundHandler, Sendable {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private let bytes: String
+
+    init(bytes: String) { self.bytes = bytes }
+
+    func channelActive(context: ChannelHandlerContext) {
+        context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: bytes)), promise: nil)
+        context.fireChannelActive()
+    }
+}
+
 /// A socket to a gateway under test.
 struct HTTPClient {
     let port: Int
 
-    private func connect() async throws -> NIOAsyncChannel<ByteBuffer, ByteBuffer> {
+    /// A connection that sends `bytes` first. Its event loop does so: a task may wait for its turn longer than the gateway
+    /// does for a request.
+    private func connect(sending bytes: String) async throws -> NIOAsyncChannel<ByteBuffer, ByteBuffer> {
         try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .connect(host: "127.0.0.1", port: port) { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
+                    try channel.pipeline.syncOperations.addHandler(Greeting(bytes: bytes))
+                    return try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
                 }
             }
     }
 
     /// Sends bytes and reads until the gateway closes.
     func exchange(_ bytes: String) async throws -> String {
-        try await connect().executeThenClose { inbound, outbound in
-            // The gateway may refuse and close before it has read everything.
-            try? await outbound.write(ByteBuffer(string: bytes))
+        try await connect(sending: bytes).executeThenClose { inbound, _ in
             var received = ByteBuffer()
+            // The gateway may refuse and close before it has read everything.
             do {
                 for try await var part in inbound { received.writeBuffer(&part) }
             } catch is IOError {}
@@ -79,8 +96,7 @@ struct HTTPClient {
 
     /// Sends bytes, reads until the first of the answer has come, and leaves.
     func exchangeBeginning(_ bytes: String) async throws {
-        try await connect().executeThenClose { inbound, outbound in
-            try await outbound.write(ByteBuffer(string: bytes))
+        try await connect(sending: bytes).executeThenClose { inbound, _ in
             for try await _ in inbound { break }
         }
     }
@@ -89,8 +105,8 @@ struct HTTPClient {
     func exchangeWithoutReading(_ bytes: String, until done: () async -> Void) async throws {
         let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .channelOption(.autoRead, value: false)
+            .channelInitializer { channel in channel.pipeline.addHandler(Greeting(bytes: bytes)) }
             .connect(host: "127.0.0.1", port: port).get()
-        try await channel.writeAndFlush(ByteBuffer(string: bytes))
         await done()
         try? await channel.close()
     }

@@ -12,8 +12,12 @@
 
 // Bytes that memory is asked for in advance: the hardware's prefetcher stops at every page, and loses its way between panels.
 enum { TK_AHEAD = 4608 };
-// AMD's processors read faster what is read in order, so there few rows take one panel after the other. One row with little to
-// compute is fastest if short bursts of requests only keep the hardware's prefetcher going; otherwise requests lead, line by line.
+// A tile of few rows asks for every line twice, a page and more ahead into the second-level cache and shortly before it takes
+// it into the first, since every computation between two loads keeps later loads waiting.
+enum { TK_AHEAD_TWICE = 6144, TK_AHEAD_NEAR = 1024 };
+// AMD's processors read faster what is read in order, so there few rows take one panel after the other, and ask once. One row
+// with little to compute is fastest if short bursts of requests only keep the hardware's prefetcher going; otherwise requests
+// lead, line by line.
 enum { TK_AHEAD_BURSTS = 1024, TK_AHEAD_IN_ORDER = 9216 };
 extern bool tk_reads_in_order;
 

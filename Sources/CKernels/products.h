@@ -23,10 +23,11 @@ TK_INLINE bool in_order(size_t panels, size_t count) { return tk_reads_in_order 
 // four quarters.
 TK_INLINE bool by_quads(const int R) { return TK_LANES == 16 && R == 1; }
 
-// How far ahead a core asks memory. A row that is taken quad after quad leaves it to the hardware's prefetcher.
+// How far ahead a core asks memory. A row that is taken quad after quad leaves it to the hardware's prefetcher where that
+// reads in order.
 TK_INLINE size_t bytes_ahead(size_t panels, size_t count, bool is_q6_K) {
     if (!in_order(panels, count)) {
-        return TK_AHEAD;
+        return tk_reads_in_order ? TK_AHEAD : TK_AHEAD_TWICE;
     }
     if (count > 1) {
         return TK_AHEAD_IN_ORDER;
@@ -34,28 +35,43 @@ TK_INLINE size_t bytes_ahead(size_t panels, size_t count, bool is_q6_K) {
     return !is_q6_K ? TK_AHEAD_BURSTS : by_quads(1) ? 0 : TK_AHEAD_IN_ORDER;
 }
 
-// Asks memory for what lies `ahead` bytes after a line of the panel.
-TK_INLINE void prefetch(const uint8_t *line, size_t ahead) { __builtin_prefetch(line + ahead, 0, 2); }
+// Whether lines are asked for twice. The wide set is for processors that read in order.
+#ifdef TK_WIDE
+TK_INLINE bool asks_twice(size_t ahead) { return (void)ahead, false; }
+#else
+TK_INLINE bool asks_twice(size_t ahead) { return ahead == TK_AHEAD_TWICE; }
+#endif
+
+// Asks memory for what lies `ahead` bytes after a line of the panel. Several rows in half-wide vectors compute for so long that
+// a second request only costs.
+TK_INLINE void prefetch(const int R, const uint8_t *line, size_t ahead) {
+    __builtin_prefetch(line + ahead, 0, 2);
+    if (asks_twice(ahead) && (R == 1 || TK_LANES == 16)) {
+        __builtin_prefetch(line + TK_AHEAD_NEAR, 0, 3);
+    }
+}
 
 TK_INLINE void prefetch_lines(const uint8_t *lines, size_t bytes, size_t ahead) {
     if (ahead > 0) {
         for (size_t i = 0; i < bytes; i += 64) {
-            prefetch(lines + i, ahead);
+            __builtin_prefetch(lines + i + ahead, 0, 2);
         }
     }
 }
 
-// A direct tile of one row asks for many lines at once, which keeps the hardware's prefetcher going; of more rows for one line
+// A direct tile of one row asks for many lines at once where that keeps the hardware's prefetcher going; otherwise for one line
 // as it takes one, since many at once make what is needed now wait.
-TK_INLINE void prefetch_for_one_row(const int R, const uint8_t *lines, size_t bytes, size_t ahead) {
-    if (R == 1) {
+TK_INLINE bool in_bursts(const int R, size_t ahead) { return R == 1 && !asks_twice(ahead); }
+
+TK_INLINE void prefetch_in_bursts(const int R, const uint8_t *lines, size_t bytes, size_t ahead) {
+    if (in_bursts(R, ahead)) {
         prefetch_lines(lines, bytes, ahead);
     }
 }
 
-TK_INLINE void prefetch_for_rows(const int R, const uint8_t *line, size_t ahead) {
-    if (R > 1) {
-        prefetch(line, ahead);
+TK_INLINE void prefetch_line(const int R, const uint8_t *line, size_t ahead) {
+    if (!in_bursts(R, ahead)) {
+        prefetch(R, line, ahead);
     }
 }
 
@@ -347,7 +363,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
             vi isum[TK_SUMS];
-            prefetch_for_one_row(R, w, TK_Q8_0_GROUPS, ahead);
+            prefetch_in_bursts(R, w, TK_Q8_0_GROUPS, ahead);
             TK_UNROLL
             for (int i = 0; i < R * TK_ABREAST; ++i) {
                 isum[i] = vw_start(unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32);
@@ -355,7 +371,7 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
             TK_UNROLL
             for (int g = 0; g < 8; ++g) {
                 vw q[TK_ABREAST];
-                prefetch_for_rows(R, w + g * 64, ahead);
+                prefetch_line(R, w + g * 64, ahead);
                 TK_UNROLL
                 for (int i = 0; i < TK_ABREAST; ++i) {
                     q[i] = vw_load(w + g * 64 + i * 4 * TK_LANES);
@@ -392,12 +408,12 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
             const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
             va sum[TK_SUMS];
             vi isum[TK_SUMS];
-            prefetch_for_one_row(R, w, TK_Q4_0_GROUPS, ahead);
+            prefetch_in_bursts(R, w, TK_Q4_0_GROUPS, ahead);
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {
                 vb q[TK_ABREAST];
-                prefetch_for_rows(R, w + v * 64, ahead);
+                prefetch_line(R, w + v * 64, ahead);
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low, vb_and(q[i], 15))
                 dot(R, sum, low, a, v * 4);
@@ -596,10 +612,10 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += 512, advance(R, a, TK_PIECE_BYTES)) {
-            if (R == 1) {
+            if (in_bursts(R, ahead)) {
                 prefetch_quarter(unit, TK_Q4_K_BYTES, ahead, c);
             }
-            prefetch_for_rows(R, unit->block + c * 64, ahead);
+            prefetch_line(R, unit->block + c * 64, ahead);
             if (TK_CENTRED(4)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -609,7 +625,7 @@ TK_INLINE void direct_q4_K(const int R, const tk_unit *unit, size_t first_row, f
             TK_UNROLL
             for (int v = 0; v < 8; ++v) {
                 vb q[TK_ABREAST];
-                prefetch_for_rows(R, w + v * 64, ahead);
+                prefetch_line(R, w + v * 64, ahead);
                 load_bytes(q, w + v * 64);
                 TK_WEIGHTS(low_weights, vb_and(q[i], 15))
                 dot(R, low, low_weights, a, v * 4);
@@ -659,7 +675,7 @@ TK_TILES(direct_q4_K)
 #define TK_Q5_LOW(v, low_fifth, high_fifth)                                                                            \
     {                                                                                                                  \
         vb q[TK_ABREAST];                                                                                              \
-        prefetch_for_rows(R, w + TK_Q5_K_LOW + v * 64, ahead);                                                         \
+        prefetch_line(R, w + TK_Q5_K_LOW + v * 64, ahead);                                                             \
         load_bytes(q, w + TK_Q5_K_LOW + v * 64);                                                                       \
         TK_WEIGHTS(low_weights, vb_or(vb_and(q[i], 15), low_fifth))                                                    \
         dot(R, low, low_weights, a, v * 4);                                                                            \
@@ -678,12 +694,12 @@ TK_INLINE void direct_q5_K(const int R, const tk_unit *unit, size_t first_row, f
         point_to_rows(R, a, unit, first_row);
         clear(R, isum);
         for (int c = 0; c < 4; ++c, w += TK_Q5_K_CHUNK, advance(R, a, TK_PIECE_BYTES)) {
-            if (R == 1) {
+            if (in_bursts(R, ahead)) {
                 prefetch_quarter(unit, TK_Q5_K_BYTES, ahead, c);
             }
-            prefetch_for_rows(R, unit->block + c * 64, ahead);
-            prefetch_for_rows(R, w, ahead);
-            prefetch_for_rows(R, w + 64, ahead);
+            prefetch_line(R, unit->block + c * 64, ahead);
+            prefetch_line(R, w, ahead);
+            prefetch_line(R, w + 64, ahead);
             if (TK_CENTRED(5)) {
                 add_pairs(R, isum, unit->middles[c] + h, a, TK_PIECE_SUMS);
             }
@@ -886,9 +902,9 @@ TK_INLINE void start_q6_K(
             const uint8_t *quad = chunk + u * TK_Q6_K_QUAD;                                                            \
             vb q[TK_ABREAST], top[TK_ABREAST];                                                                         \
             if (quarter < 3) {                                                                                         \
-                prefetch(quad + quarter * 64, ahead);                                                                  \
+                prefetch(R, quad + quarter * 64, ahead);                                                               \
             } else if (u == 0) {                                                                                       \
-                prefetch(unit->block + (2 * n + s) * 64, ahead);                                                       \
+                prefetch(R, unit->block + (2 * n + s) * 64, ahead);                                                    \
             }                                                                                                          \
             load_bytes(q, quad + TK_Q6_K_LOW + quarter % 2 * 64);                                                      \
             load_bytes(top, quad);                                                                                     \
@@ -922,7 +938,7 @@ TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, f
                     TK_Q6_QUARTERS(TK_DIRECT_Q6)
                     continue;
                 }
-                prefetch_quarter(unit, TK_Q6_K_BYTES, ahead, 2 * n + s);
+                prefetch_line(R, unit->block + (2 * n + s) * 64, ahead);
                 TK_UNROLL
                 for (int u0 = 0; u0 < 4; u0 += TK_DOTS_6BIT) {
                     va sums[4][TK_SUMS];
@@ -934,6 +950,9 @@ TK_INLINE void direct_q6_K(const int R, const tk_unit *unit, size_t first_row, f
                     for (int u = u0; u < u0 + TK_DOTS_6BIT; ++u) {
                         const uint8_t *quad = chunk + u * TK_Q6_K_QUAD;
                         vb top[TK_ABREAST], low[2][TK_ABREAST];
+                        prefetch_line(R, quad, ahead);
+                        prefetch_line(R, quad + TK_Q6_K_LOW, ahead);
+                        prefetch_line(R, quad + TK_Q6_K_LOW + 64, ahead);
                         take_bytes(top, quad);
                         take_bytes(low[0], quad + TK_Q6_K_LOW);
                         take_bytes(low[1], quad + TK_Q6_K_LOW + 64);

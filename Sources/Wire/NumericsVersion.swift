@@ -6,8 +6,8 @@ package enum NumericsVersion {
     /// rows. So the two never serve one model together.
     package static let openBLAS: UInt32 = 0x8000_0000
 
-    /// For people: `1`, or `1 with openblas`.
+    /// For people: `1 with native`, or `1 with openblas`, as `--compute` has them.
     package static func text(_ version: UInt32) -> String {
-        version & openBLAS == 0 ? "\(version)" : "\(version & ~openBLAS) with openblas"
+        version & openBLAS == 0 ? "\(version) with native" : "\(version & ~openBLAS) with openblas"
     }
 }

@@ -63,6 +63,7 @@ struct Tramontane: ParsableCommand {
         guard status == .validationFailure else { return (oneLine(describe(error)), ExitCode.failure.rawValue) }
         var line = oneLine(message(for: error))
         if let command = Self.command(in: arguments[...]) {
+            if line.hasSuffix(".") { line.removeLast() }
             line += ". For example: \(oneLine(command.example))"
         }
         return (line, status.rawValue)

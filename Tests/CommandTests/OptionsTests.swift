@@ -111,6 +111,12 @@ struct OptionsTests {
         #expect(try warning(["--pages", "63"])?.contains("only 2016 tokens") == true)
         #expect(try warning(["--pages", "64"]) == nil)
         #expect(try warning([]) == nil)
+        var long = shape
+        long.contextLength = 65_536
+        let byDefault = try ServingOptions.parse(["--model", "m", "--workers", "2"])
+        #expect(
+            try byDefault.warning(shape: long, topology: topology)?.hasPrefix("--pages 1024, the default: only") == true
+        )
         #expect(try warning(["--pages", "2", "--context-length", "64"]) == nil)
         #expect(
             try warning(["--kv-memory", "3000K"])

@@ -109,6 +109,7 @@ struct RefusalTests {
         #expect(try refusal(["bench", "serv"]) == "unknown command \"bench serv\"; did you mean \"serve\"?")
         #expect(try refusal(["bench", "serve", "--ulr", "x"]).hasPrefix("unknown option \"--ulr\"; did you mean"))
         #expect(try refusal(["bench", "serve", "--url", "x"]).hasSuffix("For example: \(BenchServeCommand.example)"))
+        #expect(try !refusal(["bench", "--weights", "resdent"]).contains(".."))
     }
 
     @Test func theConfigurationFileMayStandBeforeTheCommand() throws {

@@ -132,11 +132,11 @@ struct SupervisorMachineTests {
         #expect(machine.handle(.deadlinePassed, now: 1_400).last == .startWorkers(["a"], listen: "l:2"))
     }
 
-    @Test func aWorkerThatWasToldToEndStaysAway() {
+    @Test func aWorkerThatWasToldToEndComesBack() {
         var machine = serving()
         let actions = machine.handle(exited("a"), now: 0)
-        #expect(actions == [.log("a: \(ProcessExit.status(0)) and is not started again")])
-        #expect(machine.deadline == nil)
+        #expect(actions == [.log("a died: \(ProcessExit.status(0)); it is started again in 1 s")])
+        #expect(machine.handle(.deadlinePassed, now: 1_000).last == .startWorkers(["a"], listen: "l:2"))
     }
 
     @Test func aWorkerThatCannotBeStartedAgainIsTriedLater() {

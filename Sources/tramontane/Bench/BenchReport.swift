@@ -87,16 +87,7 @@ struct BenchReport {
 
             """
                 + TextTable.columns([head(model)] + model.figures.map { row($0, model) })
-                + model.figures.map(contextCost).joined()
-    }
-
-    private func contextCost(_ figure: ModelFigure) -> String {
-        guard let cost = figure.contextCost else { return "" }
-        return """
-            \(figure.name.replacing("_", with: " ")) takes \(Figure.fixed(cost.seconds * 1e3, 3)) ms a step longer than \
-            \(cost.shortest), \(Figure.fixed(cost.ofReading, 2)) times as long as reading its further keys and values
-
-            """
+                + model.figures.map { $0.contextCost?.sentence(of: $0.name) ?? "" }.joined()
     }
 
     private func head(_ model: Model) -> [String] {
@@ -134,5 +125,20 @@ struct BenchReport {
 
     private static func bound(_ figure: ModelFigure, _ rates: BenchRates) -> String {
         figure.isBoundByMemory(rates) ? "memory" : "arithmetic"
+    }
+}
+
+extension ContextCost {
+    /// A line about a figure.
+    func sentence(of name: String) -> String {
+        let name = name.replacing("_", with: " ")
+        guard seconds > 0 else {
+            return "\(name) was no slower than \(shortest): other work made the difference; try more --repeat\n"
+        }
+        return """
+            \(name) takes \(Figure.fixed(seconds * 1e3, 3)) ms a step longer than \(shortest), \
+            \(Figure.fixed(ofReading, 2)) times as long as reading its further keys and values
+
+            """
     }
 }

@@ -49,8 +49,9 @@ extension ServingOptions {
         let wanted = min(contextLength ?? shape.contextLength, shape.contextLength)
         guard tokens < wanted else { return nil }
         let option = kvMemory == nil ? "--pages" : "--kv-memory"
+        let value = kvMemory.map { "\($0)" } ?? (self.pages == nil ? "\(pages), the default" : "\(pages)")
         return
-            "\(option) \(kvMemory ?? UInt64(pages)): only \(tokens) tokens of a sequence fit into a lane's KV cache, the "
+            "\(option) \(value): only \(tokens) tokens of a sequence fit into a lane's KV cache, the "
             + "context has \(wanted); give more \(option), or a smaller --context-length"
     }
 

@@ -1,11 +1,13 @@
 /// What `up`, and `worker` with several processes, do about them: events and the time in, actions out, no I/O.
 ///
 /// The coordinator is started first; when it listens, the workers are; when it says that the cluster serves, so does `up`. A
-/// worker that dies after that is started again, each time after a longer while. The end begins with the coordinator, so
-/// that requests end with its word and not with the loss of a worker; then the workers end. Who takes too long is killed.
+/// worker that ends after that, however it does, is started again, each time after a longer while: the cluster cannot serve
+/// without it. The end begins with the coordinator, so that requests end with its word and not with the loss of a worker;
+/// then the workers end. Who takes too long is killed.
 ///
 /// Where the coordinator is somewhere else, workers start at once. One that ends by itself with an error ends all, as it
-/// would end alone: it was started wrongly. The start again is for those that a signal ended.
+/// would end alone: it was started wrongly. The start again is for those that a signal killed; one that was told to end stays
+/// away.
 struct SupervisorMachine {
     enum Event: Equatable {
         case start
@@ -138,8 +140,7 @@ struct SupervisorMachine {
         switch state {
         case .startingWorkers:
             self.patienceEnds = now + Self.patience
-            let waiting = "the cluster does not serve yet; the coordinator said last"
-            return [.logWithLastWords(waiting, of: Self.coordinator)]
+            return [.logWithLastWords("the cluster does not serve yet", of: Self.coordinator)]
         case .stoppingCoordinator:
             return [.log("\(Self.coordinator) did not end in time"), .kill([Self.coordinator])]
         case .stoppingWorkers:
@@ -161,10 +162,9 @@ struct SupervisorMachine {
             if name == Self.coordinator {
                 return [.logWithLastWords("\(name) died: \(exit)", of: name, after: exit)] + stop(status: 1, now: now)
             }
-            // Whoever asked it to end wanted it to be away.
-            guard exit != .status(0) else {
+            guard hasCoordinator || exit != .status(0) else {
                 let log = Action.log("\(name): \(exit) and is not started again")
-                let isLast = !hasCoordinator && running.isEmpty && lives.values.allSatisfy { $0.returnsAt == nil }
+                let isLast = running.isEmpty && lives.values.allSatisfy { $0.returnsAt == nil }
                 return [log] + (isLast ? end(0) : [])
             }
             if !hasCoordinator, case .status(let status) = exit {
@@ -172,6 +172,7 @@ struct SupervisorMachine {
             }
             let away = sendAway(name, now: now)
             let message = "\(name) died: \(exit); it is started again in \(away / 1000) s"
+            if exit == .status(0) { return [.log(message)] }
             return [.logWithLastWords(message, of: name, after: exit)]
         case .stoppingCoordinator(let status):
             let log = exit == .status(0) ? [] : [Action.log("\(name): \(exit)")]

@@ -70,6 +70,9 @@ struct SupervisorMachine {
     static let firstBackOff = 1_000
     static let lastBackOff = 30_000
     static let goodLife = 60_000
+    /// Who asks again after so long has no more patience; until then it is the same ask: `timeout`, and a terminal, signal a
+    /// process and its group.
+    static let sameAsk = 500
 
     private let workers: [String]
     private let hasCoordinator: Bool
@@ -77,6 +80,7 @@ struct SupervisorMachine {
     /// Names of the processes that run.
     private var running: Set<String> = []
     private var lives: [String: Life] = [:]
+    private var stopBegan = 0
     /// When the present state has taken too long.
     private var patienceEnds: Int?
 
@@ -205,8 +209,7 @@ struct SupervisorMachine {
     private mutating func stopAsked(now: Int) -> [Action] {
         switch state {
         case .stoppingWorkers, .stoppingCoordinator:
-            // Asked twice: no more patience.
-            return killAll()
+            return now - stopBegan < Self.sameAsk ? [] : killAll()
         case .ended:
             return []
         case .idle, .startingCoordinator, .startingWorkers, .serving:
@@ -220,6 +223,7 @@ struct SupervisorMachine {
             return []
         case .idle, .startingCoordinator, .startingWorkers, .serving:
             lives = [:]
+            stopBegan = now
             guard running.contains(Self.coordinator) else { return stopWorkers(status, now: now) }
             state = .stoppingCoordinator(status: status)
             patienceEnds = now + Self.coordinatorDeadline

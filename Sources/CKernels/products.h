@@ -63,12 +63,6 @@ TK_INLINE void prefetch_lines(const uint8_t *lines, size_t bytes, size_t ahead) 
 // as it takes one, since many at once make what is needed now wait.
 TK_INLINE bool in_bursts(const int R, size_t ahead) { return R == 1 && !asks_twice(ahead); }
 
-TK_INLINE void prefetch_in_bursts(const int R, const uint8_t *lines, size_t bytes, size_t ahead) {
-    if (in_bursts(R, ahead)) {
-        prefetch_lines(lines, bytes, ahead);
-    }
-}
-
 TK_INLINE void prefetch_line(const int R, const uint8_t *line, size_t ahead) {
     if (!in_bursts(R, ahead)) {
         prefetch(R, line, ahead);
@@ -363,7 +357,9 @@ TK_INLINE void tile_q8_0(const int R, const tk_unit *unit, size_t first_row, flo
         for (size_t b = 0; b < unit->blocks; ++b, advance(R, a, 32)) {
             const uint8_t *w = unit->quants + b * TK_Q8_0_GROUPS + h * 4 * TK_LANES;
             vi isum[TK_SUMS];
-            prefetch_in_bursts(R, w, TK_Q8_0_GROUPS, ahead);
+            if (in_bursts(R, ahead)) {
+                prefetch_lines(w, TK_Q8_0_GROUPS, ahead);
+            }
             TK_UNROLL
             for (int i = 0; i < R * TK_ABREAST; ++i) {
                 isum[i] = vw_start(unit->sums + offset + i / TK_ABREAST * stride + b * TK_SUMS_A8_32);
@@ -408,7 +404,9 @@ TK_INLINE void tile_q4_0(const int R, const tk_unit *unit, size_t first_row, flo
             const uint8_t *w = unit->quants + b * TK_Q4_0_GROUPS + h * 4 * TK_LANES;
             va sum[TK_SUMS];
             vi isum[TK_SUMS];
-            prefetch_in_bursts(R, w, TK_Q4_0_GROUPS, ahead);
+            if (in_bursts(R, ahead)) {
+                prefetch_lines(w, TK_Q4_0_GROUPS, ahead);
+            }
             clear_partial(R, sum);
             TK_UNROLL
             for (int v = 0; v < 4; ++v) {

@@ -85,7 +85,6 @@ enum ProcessExit: Equatable, Sendable, CustomStringConvertible {
 
     var description: String {
         switch self {
-        case .status(0): "it was told to end"
         case .status(let status): "it ended with status \(status)"
         case .signal(let number):
             "signal \(number) ended it\(strsignal(number).map { " (\(String(cString: $0)))" } ?? "")"

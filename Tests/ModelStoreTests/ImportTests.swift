@@ -81,6 +81,21 @@ import Testing
         #expect(manifest.layers == plain.layers)
     }
 
+    /// A name that goes over to another model is not taken silently; importing the same once more is nothing new.
+    @Test func aNameThatGoesOverIsSaid() throws {
+        let directory = try TemporaryDirectory()
+        let store = Store(directory: directory.path)
+        func notices(seed: UInt64) throws -> [String] {
+            var notices: [String] = []
+            let model = try SyntheticModel(.mini, layers: 1, format: .q4_0, seed: seed)
+            _ = try Importer.run(synthetic: model, store: store, name: "mini", notice: { notices.append($0) })
+            return notices
+        }
+        #expect(try notices(seed: 1).isEmpty)
+        #expect(try notices(seed: 1).isEmpty)
+        #expect(try notices(seed: 2).map { $0.hasPrefix("another model was called mini") } == [true])
+    }
+
     @Test func oldPerExpertTensorsGiveTheSameBlobsAsMergedOnes() throws {
         let merged = try imported(gguf("demo-q4_0")).manifest
         let separate = try imported(gguf("demo-q4_0-per-expert")).manifest

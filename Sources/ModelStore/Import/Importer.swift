@@ -38,11 +38,11 @@ package struct Importer {
     /// - Parameters: as in ``run(source:store:name:quantize:progress:notice:)``.
     package static func run(
         synthetic model: SyntheticModel, store: Store, name: String? = nil,
-        progress: (ImportProgress) -> Void = { _ in }
+        progress: (ImportProgress) -> Void = { _ in }, notice: (String) -> Void = { _ in }
     ) throws -> String {
         try check(name: name)
         return try run(
-            key: model.key, store: store, name: name, manifest: nil, quantize: nil, notice: { _ in },
+            key: model.key, store: store, name: name, manifest: nil, quantize: nil, notice: notice,
             progress: progress
         ) {
             try model.importModel()
@@ -97,7 +97,14 @@ package struct Importer {
             try result.validate(file: path)
             // The blobs' names are lasting before the manifest is there.
             try Store.syncDirectory("\(store.directory)/blobs")
-            try store.writeAtomically(try result.canonicalBytes, to: path, directory: "manifests")
+            let bytes = try result.canonicalBytes
+            let former = try? Data(contentsOf: URL(fileURLWithPath: path))
+            try store.writeAtomically(bytes, to: path, directory: "manifests")
+            if let former, !former.elementsEqual(bytes) {
+                notice(
+                    "another model was called \(modelName) and no longer is; a cluster that serves it takes no worker "
+                        + "that starts from now on")
+            }
             return path
         }
     }

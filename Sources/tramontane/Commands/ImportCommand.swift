@@ -93,15 +93,20 @@ struct ImportCommand: Command {
         let bar = ProgressBar("importing")
         defer { bar.clear() }
         let store = Store(directory: store ?? Store.defaultDirectory)
+        let notice: (String) -> Void = {
+            bar.clear()
+            StandardError.write("tramontane: \($0)\n")
+        }
         let path: String
         if let synthetic {
             let model = try SyntheticModel(
                 synthetic, layers: layers, uniqueLayers: uniqueLayers ?? 2, format: type ?? .q4_K, seed: seed ?? 1)
-            path = try Importer.run(synthetic: model, store: store, name: name) { bar.show($0) }
+            path = try Importer.run(
+                synthetic: model, store: store, name: name, progress: { bar.show($0) }, notice: notice)
         } else {
             path = try Importer.run(
-                source: source ?? "", store: store, name: name, quantize: quantize,
-                progress: { bar.show($0) }, notice: { StandardError.write("tramontane: \($0)\n") })
+                source: source ?? "", store: store, name: name, quantize: quantize, progress: { bar.show($0) },
+                notice: notice)
         }
         bar.clear()
         try StandardOutput.write("\(path)\n")

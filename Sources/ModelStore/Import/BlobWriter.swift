@@ -6,12 +6,20 @@ import Foundation
 /// A kill before the renaming leaves a temporary file, which the next import removes; a kill after it leaves a whole
 /// blob. The renaming is lasting when the directory is synced (``Store/syncDirectory(_:)``), once for all blobs.
 ///
+/// The file is written in pieces of a huge page, at multiples of their size: then the page cache of a file system that
+/// has such pages keeps it in them, and a mapping of the blob is one of huge pages.
+///
 /// `@unchecked Sendable`: several threads use it, but one after the other, as ``ImportSchedule`` hands out its blob.
 final class BlobWriter: @unchecked Sendable {
+    static let pieceBytes = 2 << 20
+
     private let store: Store
     private let temporary: String
     private let descriptor: CInt
     private var hasher = SHA256()
+    /// What was appended and is not yet written: the first `filled` bytes.
+    private let piece = UnsafeMutableRawBufferPointer.allocate(byteCount: pieceBytes, alignment: 64)
+    private var filled = 0
 
     init(store: Store) throws {
         self.store = store
@@ -24,6 +32,7 @@ final class BlobWriter: @unchecked Sendable {
     }
 
     deinit {
+        piece.deallocate()
         guard descriptor >= 0 else { return }
         close(descriptor)
         // After `finish` the file has its new name and this does nothing.
@@ -32,13 +41,27 @@ final class BlobWriter: @unchecked Sendable {
 
     func append(_ buffer: UnsafeRawBufferPointer) throws {
         hasher.update(bufferPointer: buffer)
-        try Store.write(buffer, to: descriptor, path: temporary)
+        var rest = buffer
+        while rest.count > 0 {
+            let count = min(rest.count, piece.count - filled)
+            UnsafeMutableRawBufferPointer(rebasing: piece[filled...])
+                .copyMemory(from: UnsafeRawBufferPointer(rebasing: rest[..<count]))
+            filled += count
+            if filled == piece.count { try writePiece() }
+            rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+        }
+    }
+
+    private func writePiece() throws {
+        try Store.write(UnsafeRawBufferPointer(rebasing: piece[..<filled]), to: descriptor, path: temporary)
+        filled = 0
     }
 
     /// The last call.
     ///
     /// - Returns: the blob's name, under which it is now in the store.
     func finish() throws -> String {
+        try writePiece()
         let name = Store.hexadecimal(hasher.finalize())
         guard fsync(descriptor) == 0 else { throw Store.failure(temporary, errno) }
         let target = "\(store.directory)/blobs/\(name)"

@@ -2,7 +2,8 @@
 # make test    all tests
 # make lint    formatting and the import table
 # One build configuration for all of them, so that nothing is compiled twice: release, whose modules tests may look into.
-export SWIFT_FLAGS := -c release -Xswiftc -enable-testing
+# On a terminal SwiftPM would give the compiler one more flag, and compile everything again.
+export SWIFT_FLAGS := -c release -Xswiftc -enable-testing --no-color-diagnostics
 
 .PHONY: build demo test lint format packages check-generated
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Other flags than the rest of the build uses would compile the dependencies once more.
-read -ra flags <<<"${SWIFT_FLAGS:--c release -Xswiftc -enable-testing}"
+read -ra flags <<<"${SWIFT_FLAGS:--c release -Xswiftc -enable-testing --no-color-diagnostics}"
 python="$(ops/python-environment.sh)"
 swift build "${flags[@]}" --product protoc-gen-swift
 plugin="$(swift build "${flags[@]}" --show-bin-path)/protoc-gen-swift"

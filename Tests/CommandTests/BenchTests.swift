@@ -242,6 +242,14 @@ struct BenchTests {
         #expect(table.contains(instructionSetName()))
     }
 
+    @Test func aHopThatTookNoTimeIsExplained() throws {
+        var hop = try HopBench(trips: 8, sweptBytes: 1 << 20)
+        hop.remoteExpertMicroseconds = 3
+        #expect(!hop.table.contains("try more --repeat"))
+        hop.remoteExpertMicroseconds = -3
+        #expect(hop.table.hasSuffix("other work made the difference; try more --repeat\n"))
+    }
+
     @Test func theHop() async throws {
         let folder = Folder()
         let (json, table) = try await report(

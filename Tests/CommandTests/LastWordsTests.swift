@@ -19,6 +19,13 @@ struct LastWordsTests {
         return StateDirectory.lastWords(of: log.path, from: UInt64(old.count), after: exit)
     }
 
+    /// A limit that was told at the start is not why a cluster is not there yet.
+    @Test func whoLivesTellsOfTroubleOnly() throws {
+        let limit = "2026-11-28T13:47:48+0000 notice coordinator: [tramontane] only 32768 tokens fit"
+        #expect(try lastWords([limit, Self.ready], after: nil) == nil)
+        #expect(try lastWords([Self.lost, limit], after: nil) == Self.lost)
+    }
+
     @Test func whoEndsByItselfSaysWhy() throws {
         let exit = ProcessExit.status(1)
         // What a library logs while the process goes down is not why.

@@ -56,6 +56,24 @@ import Testing
         #expect(store.verify(manifest, progress: { _ in }).isEmpty)
     }
 
+    /// Who waits for another import says so; here the other one ends when it hears that.
+    @Test func waitingForAnotherImportIsSaid() throws {
+        let directory = try TemporaryDirectory()
+        let store = Store(directory: "\(directory.path)/store")
+        try store.prepare()
+        let source = try directory.write(GGUFBuilder.tiny().bytes(), "tiny.gguf")
+        let other = open("\(store.directory)/import.lock", O_RDWR | O_CREAT, 0o644)
+        #expect(flock(other, LOCK_EX) == 0)
+        var notices: [String] = []
+        _ = try Importer.run(
+            source: source, store: store,
+            notice: {
+                notices.append($0)
+                close(other)
+            })
+        #expect(notices == ["waits for another import into \(store.directory)"])
+    }
+
     @Test func equalBlobsAreStoredOnce() throws {
         let directory = try TemporaryDirectory()
         let store = Store(directory: "\(directory.path)/store")

@@ -124,14 +124,23 @@ extension Store {
     }
 
     /// Runs the body while all other imports into this store, of this process and of others, wait.
-    func locked<Result>(_ body: () throws -> Result) throws -> Result {
+    ///
+    /// - Parameter waiting: told when another one comes first.
+    func locked<Result>(waiting: () -> Void, _ body: () throws -> Result) throws -> Result {
         let path = "\(directory)/import.lock"
         let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw Self.failure(path, errno) }
         // Closing the file gives the lock back, and so does the end of the process, however it comes.
         defer { close(descriptor) }
-        while flock(descriptor, LOCK_EX) != 0 {
-            guard errno == EINTR else { throw Self.failure(path, errno) }
+        var operation = LOCK_EX | LOCK_NB
+        while flock(descriptor, operation) != 0 {
+            switch errno {
+            case EINTR: continue
+            case EWOULDBLOCK:
+                waiting()
+                operation = LOCK_EX
+            default: throw Self.failure(path, errno)
+            }
         }
         return try body()
     }

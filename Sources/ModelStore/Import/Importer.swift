@@ -82,7 +82,7 @@ package struct Importer {
                 found: quantize.rawValue, limit: quantizations.map(\.rawValue).joined(separator: ", "))
         }
         try store.prepare()
-        return try store.locked {
+        return try store.locked(waiting: { notice("waits for another import into \(store.directory)") }) {
             if let manifest, isComplete(store.manifestPath(name: manifest), in: store) {
                 return store.manifestPath(name: manifest)
             }
@@ -102,8 +102,8 @@ package struct Importer {
             try store.writeAtomically(bytes, to: path, directory: "manifests")
             if let former, !former.elementsEqual(bytes) {
                 notice(
-                    "another model was called \(modelName) and no longer is; a cluster that serves it takes no worker "
-                        + "that starts from now on")
+                    "another model was called \(modelName) until now; a cluster that serves it takes no worker that "
+                        + "starts from here on")
             }
             return path
         }

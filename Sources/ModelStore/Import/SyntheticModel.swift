@@ -21,23 +21,24 @@ package struct SyntheticModel: Sendable {
 
     /// - Parameters:
     ///   - layers: nil takes the real model's.
-    ///   - uniqueLayers: how many of them differ; the others repeat these.
+    ///   - uniqueLayers: how many of them differ; the others repeat these. Nil takes 2, or the only one.
     ///   - format: of all matrices but the router.
     /// - Throws: ``ModelError`` `argument_invalid` or `value_invalid`.
     package init(
-        _ width: Width, layers: Int? = nil, uniqueLayers: Int = 2, format: TensorFormat = .q4_K, seed: UInt64 = 1
+        _ width: Width, layers: Int? = nil, uniqueLayers: Int? = nil, format: TensorFormat = .q4_K, seed: UInt64 = 1
     ) throws {
         var shape = width.shape
         shape.layers = layers ?? shape.layers
         try shape.validate(file: "synthetic \(width.rawValue)")
-        guard uniqueLayers >= 1 else {
+        let uniqueLayers = uniqueLayers ?? min(2, shape.layers)
+        guard (1...shape.layers).contains(uniqueLayers) else {
             throw ModelError(
                 .argumentInvalid, "not a possible number", field: "unique-layers", found: "\(uniqueLayers)",
-                limit: "at least 1")
+                limit: "1 to \(shape.layers), the layers")
         }
         self.width = width
         self.shape = shape
-        self.uniqueLayers = min(uniqueLayers, shape.layers)
+        self.uniqueLayers = uniqueLayers
         self.format = format
         self.seed = seed
     }

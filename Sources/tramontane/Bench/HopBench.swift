@@ -151,7 +151,10 @@ struct HopBench {
                 cold.map { Figure.fixed(remoteExpertMicroseconds / $0.raw, 2) } ?? "",
             ])
         }
-        return TextTable.columns(rows)
+        let table = TextTable.columns(rows)
+        guard let remoteExpertMicroseconds, remoteExpertMicroseconds <= 0 else { return table }
+        return table
+            + "a layer took no longer with its experts on another worker: other work made the difference; try more --repeat\n"
     }
 }
 

@@ -47,7 +47,7 @@ struct CoordinatorCommand: Command {
         let cache = try serving.cacheSummary(shape: model.manifest.shape, topology: topology)
         logger.info("\(cache)")
         if let warning = try serving.warning(shape: model.manifest.shape, topology: topology) {
-            logger.warning("\(warning)")
+            logger.notice("\(warning)")
         }
         let coordinator = try Coordinator(configuration: try configuration(model, topology), logger: logger)
         ProcessMetrics.add(to: coordinator.metrics.registry, role: "coordinator", model: model.manifest.name)

@@ -100,7 +100,7 @@ struct ImportCommand: Command {
         let path: String
         if let synthetic {
             let model = try SyntheticModel(
-                synthetic, layers: layers, uniqueLayers: uniqueLayers ?? 2, format: type ?? .q4_K, seed: seed ?? 1)
+                synthetic, layers: layers, uniqueLayers: uniqueLayers, format: type ?? .q4_K, seed: seed ?? 1)
             path = try Importer.run(
                 synthetic: model, store: store, name: name, progress: { bar.show($0) }, notice: notice)
         } else {

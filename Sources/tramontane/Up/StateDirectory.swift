@@ -67,7 +67,7 @@ struct StateDirectory {
     /// Whether a line is `TIME LEVEL LABEL: …` of a level that needs nobody.
     private static func isEveryday(_ line: Substring) -> Bool {
         let words = line.split(separator: " ", maxSplits: 2)
-        return words.count == 3 && ["trace", "debug", "info"].contains(words[1])
+        return words.count == 3 && ["trace", "debug", "info", "notice"].contains(words[1])
     }
 
     /// Writes `cluster.json`, whole or not at all.

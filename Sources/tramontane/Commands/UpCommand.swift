@@ -15,7 +15,7 @@ struct UpCommand: Command {
         """
         Imports the model if that is necessary, starts the processes, and prints `ready http=HOST:PORT listen=HOST:PORT` when \
         the cluster serves. Prometheus's metrics are at /metrics of the HTTP port; /metrics/targets there, and `status`, say where \
-        those of the workers are. A worker that dies after that is started again, after 1 to 30 seconds. Ctrl-C or SIGTERM end \
+        those of the workers are. A worker that ends after that, however it does, is started again, after 1 to 30 seconds. Ctrl-C or SIGTERM end \
         requests under way with `shutting_down`, and every process it started; none outlives it.
 
         A topology file says who holds what:
